@@ -1,0 +1,157 @@
+//! `inspect`: what a file is and what it says. Nothing of it is verified.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use cloister_attestation::measure::snp::LaunchTranscript;
+use cloister_attestation::snp::{Hex, Report, TcbClaims, TcbVersion, Vek, VekKind, table};
+use cloister_attestation::x509::{Certificate, Crl, certificates, crls};
+use serde_json::{Value, json};
+
+use crate::{output, read};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A report, certificate table, certificates, CRL or launch transcript
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let bytes = read(&args.file)?;
+    let document = describe(&bytes).with_context(|| format!("{}", args.file.display()))?;
+    output::print(&document, args.json)
+}
+
+fn describe(bytes: &[u8]) -> anyhow::Result<Value> {
+    const DER_SEQUENCE: u8 = 0x30;
+    if bytes.len() == Report::BYTES && bytes.first() != Some(&DER_SEQUENCE) {
+        return Ok(report(&Report::parse(bytes)?));
+    }
+    if is_tdx_quote(bytes) {
+        bail!("this is a TDX quote, which cannot be decoded yet");
+    }
+    if bytes.first() == Some(&b'{') {
+        let transcript: LaunchTranscript =
+            serde_json::from_slice(bytes).context("JSON, but no launch transcript")?;
+        return Ok(json!({"kind": "launch transcript", "transcript": transcript}));
+    }
+    if let Ok(list) = crls(bytes).context("").and_then(|list| crl(&list)) {
+        return Ok(list);
+    }
+    if let Ok(chain) = certificates(bytes) {
+        return Ok(json!({"kind": "certificates", "certificates": describe_all(&chain)?}));
+    }
+    match table::parse(bytes) {
+        Ok(entries) if !entries.is_empty() => certificate_table(&entries),
+        _ => bail!("neither a report, certificate table, certificate, CRL nor launch transcript"),
+    }
+}
+
+/// A version 4 or 5 quote header with the TEE type of TDX.
+fn is_tdx_quote(bytes: &[u8]) -> bool {
+    matches!(bytes, [4 | 5, 0, _, _, 0x81, 0, 0, 0, ..])
+}
+
+fn report(report: &Report) -> Value {
+    let tcb = |version: TcbVersion| match report.product() {
+        Some(product) => json!(TcbClaims::new(version, product)),
+        None => json!({"raw": Hex(version.0)}),
+    };
+    json!({
+        "kind": "SEV-SNP attestation report (not verified)",
+        "version": report.version(),
+        "product": report.product(),
+        "cpuid": report.cpuid().map(|cpuid| cpuid.to_string()),
+        "signing_key": format!("{:?}", report.signing_key()),
+        "mask_chip_key": report.mask_chip_key(),
+        "author_key_en": report.author_key_en(),
+        "measurement": Hex(*report.measurement()),
+        "report_data": Hex(*report.report_data()),
+        "host_data": Hex(*report.host_data()),
+        "vmpl": report.vmpl(),
+        "guest_svn": report.guest_svn(),
+        "guest_policy": set_bits(report.guest_policy().0, cloister_attestation::snp::GuestPolicy::BITS),
+        "platform_info": set_bits(report.platform_info().0, cloister_attestation::snp::PlatformInfo::BITS),
+        "family_id": Hex(*report.family_id()),
+        "image_id": Hex(*report.image_id()),
+        "id_key_digest": Hex(*report.id_key_digest()),
+        "author_key_digest": Hex(*report.author_key_digest()),
+        "report_id": Hex(*report.report_id()),
+        "report_id_ma": Hex(*report.report_id_ma()),
+        "chip_id": Hex(*report.chip_id()),
+        "current_tcb": tcb(report.current_tcb()),
+        "reported_tcb": tcb(report.reported_tcb()),
+        "committed_tcb": tcb(report.committed_tcb()),
+        "launch_tcb": tcb(report.launch_tcb()),
+        "current_version": report.current_version(),
+        "committed_version": report.committed_version(),
+        "launch_mit_vector": report.launch_mit_vector().map(|bits| format!("{bits:#x}")),
+        "current_mit_vector": report.current_mit_vector().map(|bits| format!("{bits:#x}")),
+    })
+}
+
+fn set_bits(value: u64, names: &[(&str, u32)]) -> String {
+    let set: Vec<_> = names.iter().filter(|(_, bit)| value >> bit & 1 != 0).map(|(name, _)| *name).collect();
+    format!("{value:#x} ({})", set.join(", "))
+}
+
+fn describe_all(ders: &[impl AsRef<[u8]>]) -> anyhow::Result<Vec<Value>> {
+    ders.iter().map(|der| Ok(certificate(&Certificate::from_der(der.as_ref())?))).collect()
+}
+
+fn certificate(certificate: &Certificate) -> Value {
+    let kind =
+        [VekKind::Vcek, VekKind::Vlek].into_iter().find(|k| k.common_name() == certificate.common_name());
+    let vek = kind.map(|kind| match Vek::new(kind, certificate) {
+        Ok(vek) => json!({
+            "kind": kind,
+            "product_name": vek.product_name,
+            "tcb": TcbClaims::new(vek.tcb, vek.product),
+            "hwid": vek.hwid.map(hex::encode),
+            "csp_id": vek.csp_id,
+        }),
+        Err(error) => json!({"kind": kind, "error": error.to_string()}),
+    });
+    json!({
+        "subject": certificate.subject().to_string(),
+        "issuer": certificate.issuer().to_string(),
+        "serial": hex::encode(certificate.serial()),
+        "not_before": certificate.not_before(),
+        "not_after": certificate.not_after(),
+        "sha256": Hex(certificate.fingerprint()),
+        "endorsement_key": vek,
+    })
+}
+
+fn crl(ders: &[impl AsRef<[u8]>]) -> anyhow::Result<Value> {
+    let lists: anyhow::Result<Vec<_>> = ders
+        .iter()
+        .map(|der| {
+            let crl = Crl::from_der(der.as_ref())?;
+            Ok(json!({
+                "issuer": crl.issuer().to_string(),
+                "number": crl.number(),
+                "this_update": crl.this_update(),
+                "next_update": crl.next_update(),
+                "revoked_serials": crl.revoked_serials().map(hex::encode).collect::<Vec<_>>(),
+            }))
+        })
+        .collect();
+    Ok(json!({"kind": "certificate revocation list (not verified)", "lists": lists?}))
+}
+
+fn certificate_table(entries: &[table::Entry<'_>]) -> anyhow::Result<Value> {
+    let entries = entries.iter().map(|entry| {
+        let contents = certificates(entry.blob).map_err(anyhow::Error::from).and_then(|c| describe_all(&c));
+        json!({
+            "guid": entry.kind.to_string(),
+            "name": entry.kind.name(),
+            "bytes": entry.blob.len(),
+            "certificates": contents.unwrap_or_else(|error| vec![json!({"error": error.to_string()})]),
+        })
+    });
+    Ok(json!({"kind": "certificate table", "entries": entries.collect::<Vec<_>>()}))
+}

@@ -1,0 +1,86 @@
+//! `cloister-attest`: inspect, measure and verify confidential-computing evidence.
+//!
+//! Exit codes: 0 done or accepted, 1 the evidence was refused (each reason is named), 2 usage or
+//! unreadable input. Results go to stdout, everything else to stderr. It reads files and the clock
+//! and never the network; every judgement is the library's.
+
+mod inspect;
+mod measure;
+mod output;
+mod verify;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+/// The evidence, guest or launch was refused.
+const REFUSED: u8 = 1;
+/// Usage or unreadable input; clap uses the same.
+const UNUSABLE: u8 = 2;
+
+/// Inspect, measure and verify confidential-computing evidence.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what a file is and what it says, without believing any of it
+    Inspect(inspect::Args),
+    /// Predict a launch measurement
+    #[command(subcommand)]
+    Measure(measure::Measure),
+    /// Verify evidence to the vendor's root and against a policy
+    #[command(subcommand)]
+    Verify(verify::Verify),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Measure(measure) => measure::run(&measure).map(|()| ExitCode::SUCCESS),
+        Command::Verify(verify) => verify::run(&verify).map(|accepted| match accepted {
+            true => ExitCode::SUCCESS,
+            false => REFUSED.into(),
+        }),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("cloister-attest: {error:#}");
+        UNUSABLE.into()
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A hexadecimal number with or without `0x`.
+fn parse_hex(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    u64::from_str_radix(digits, 16).map_err(|_| "expected hexadecimal digits, such as 0xa10f11".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn hexadecimal_numbers_may_have_a_prefix() {
+        for (text, value) in
+            [("a10f11", Ok(0xa10f11)), ("0x1", Ok(1)), ("", Err(())), ("0x", Err(())), ("g", Err(()))]
+        {
+            assert_eq!(parse_hex(text).map_err(drop), value, "{text}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The binary as scripts use it: exit codes and documents. Real evidence from `../shared/vectors`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn vectors() -> Option<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
+    if !folder.is_dir() {
+        eprintln!("SKIPPED: no {}", folder.display());
+        return None;
+    }
+    Some(folder)
+}
+
+fn attest(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cloister-attest")).args(arguments).output().unwrap()
+}
+
+/// Exit code and, if there is one, the document on stdout.
+fn run(arguments: &[&str]) -> (i32, Value) {
+    let output = attest(arguments);
+    let document = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code().unwrap(), document)
+}
+
+fn codes(verdict: &Value) -> Vec<&str> {
+    verdict["reasons"].as_array().unwrap().iter().map(|reason| reason["code"].as_str().unwrap()).collect()
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+const NOW: &str = "2026-11-21T07:00:00Z";
+
+#[test]
+fn every_row_of_the_vectors_gives_its_verdict() {
+    let Some(folder) = vectors() else { return };
+    let snp = folder.join("snp");
+    let expected: Value = serde_json::from_slice(&std::fs::read(snp.join("expected.json")).unwrap()).unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let policy = |name: &str, text: &str| write(temporary.path(), name, text);
+    let debug = policy("debug.toml", "[guest_policy]\ndebug = \"allowed\"\n");
+    let provisional = policy("provisional.toml", "allow_provisional_firmware = true\n");
+    let cloud = policy("cloud.toml", "allow_provisional_firmware = true\nvmpl = [0, 1]\n");
+    for case in expected["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let (policy, at) = match name {
+            "milan-v2" => (Some(&debug), NOW),
+            "milan-v3-vlek" => (Some(&cloud), "2025-06-01T00:00:00Z"),
+            _ if name.starts_with("milan-v2-idblock") => (Some(&provisional), NOW),
+            _ => (None, NOW),
+        };
+        let report = snp.join(case["report"].as_str().unwrap());
+        let mut arguments = vec!["verify", "snp", "--json", "--at", at, "--report", report.to_str().unwrap()];
+        let vek = case["vek"].as_str().map(|vek| snp.join(vek).to_str().unwrap().to_owned());
+        if let Some(vek) = &vek {
+            arguments.push(if vek.contains("certtable") { "--cert-table" } else { "--vek" });
+            arguments.push(vek);
+        }
+        if let Some(policy) = policy {
+            arguments.extend(["--policy", policy]);
+        }
+        let (code, verdict) = run(&arguments);
+        let accepted = case["verdict"].as_str().unwrap().starts_with("PASS");
+        assert_eq!(code, if accepted { 0 } else { 1 }, "{name}: {verdict}");
+        assert_eq!(verdict["verdict"], if accepted { "accepted" } else { "rejected" }, "{name}");
+        assert_eq!(verdict["claims_version"], 1);
+        assert_eq!(verdict["claims"].is_object(), accepted, "{name}");
+        if accepted {
+            assert_eq!(verdict["claims"]["measurement"], case["fields"]["measurement"], "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_speaks_against_evidence_is_named() {
+    let Some(folder) = vectors() else { return };
+    let path = |name: &str| folder.join("snp").join(name).to_str().unwrap().to_owned();
+    let (report, vek) = (path("genoa-v5-siena.report.bin"), path("genoa-v5-siena.vcek.der"));
+    let (milan, crl) = (path("roots/ask_ark_milan.pem"), path("crl/genoa-crl4.der"));
+    let data = format!("68656c6c6f2d6174746573746174696f6e{}", "00".repeat(47));
+    let base = ["verify", "snp", "--json", "--at", NOW, "--report", &report, "--vek", &vek];
+    let with = |more: &[&str]| run(&[&base[..], more].concat());
+    let temporary = tempfile::tempdir().unwrap();
+    let required = write(temporary.path(), "crl.toml", "revocation = \"required\"\n");
+    let zeros = "00".repeat(64);
+    for (more, expected) in [
+        (&["--report-data", &data][..], &[][..]),
+        (&["--report-data", &zeros], &["report-data"]),
+        (&["--trust-root", &milan], &["intermediate-missing"]),
+        (&["--crl", &crl], &[]),
+        (&["--crl", &crl, "--policy", &required], &["crl-expired"]),
+        (&["--policy", &required, "--report-data", &zeros], &["report-data", "crl-missing"]),
+    ] {
+        let (code, verdict) = with(more);
+        assert_eq!(codes(&verdict), expected, "{more:?}");
+        assert_eq!(code, i32::from(!expected.is_empty()), "{more:?}");
+    }
+}
+
+#[test]
+fn unusable_input_is_told_from_refused_evidence() {
+    let temporary = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| write(temporary.path(), name, text);
+    let (empty, policy) = (file("empty", ""), file("policy.toml", "debug = \"allowed\"\n"));
+    for (arguments, code) in [
+        (&["verify", "snp", "--report", &empty][..], 1),
+        (&["verify", "snp", "--report", "/nonexistent"], 2),
+        (&["verify", "snp", "--report", &empty, "--policy", &policy], 2),
+        (&["verify", "snp", "--report", &empty, "--trust-root", &empty], 2),
+        (&["verify", "snp", "--report", &empty, "--report-data", "00"], 2),
+        (&["verify", "snp", "--report", &empty, "--at", "now"], 2),
+        (&["verify", "snp"], 2),
+        (&["verify", "tdx", "--quote", &empty, "--collateral", &empty], 2),
+        (&["measure", "tdx", "--firmware", &empty], 2),
+        (&["measure", "snp", "--firmware", &empty], 2),
+        (&["inspect", &empty], 2),
+        (&[], 2),
+    ] {
+        let output = attest(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        let said = if code == 1 { &output.stdout } else { &output.stderr };
+        assert!(!said.is_empty(), "{arguments:?} says why");
+    }
+}
+
+#[test]
+fn measurements_are_those_of_other_tools() {
+    let Some(folder) = vectors() else { return };
+    let folder = folder.join("measure");
+    let vectors = std::fs::read(folder.join("snp-launch-digests.json")).unwrap();
+    let vectors: Value = serde_json::from_slice(&vectors).unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    for case in vectors["vectors"].as_array().unwrap() {
+        let firmware = folder.join(case["ovmf"].as_str().unwrap());
+        let tee = match case["mode"].as_str().unwrap() {
+            "seves" => "sev-es",
+            mode => mode,
+        };
+        let number = |key: &str| case[key].as_u64().map(|n| n.to_string());
+        let mut arguments = vec!["measure".into(), tee.into(), "--json".into(), "--firmware".into()];
+        arguments.push(firmware.to_str().unwrap().to_owned());
+        for (flag, value) in [
+            ("--cpus", number("vcpus")),
+            ("--cpu-model", case["vcpu_type"].as_str().map(str::to_owned)),
+            ("--guest-features", case["guest_features"].as_u64().map(|f| format!("{f:#x}"))),
+            ("--vmm", case["vmm"].as_str().map(str::to_lowercase)),
+            ("--cmdline", case["cmdline"].as_str().map(str::to_owned)),
+        ] {
+            arguments.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
+        }
+        for input in ["kernel", "initrd"] {
+            if let Some(bytes) = case[format!("{input}_hex")].as_str() {
+                let path = temporary.path().join(input);
+                std::fs::write(&path, hex::decode(bytes).unwrap()).unwrap();
+                arguments.extend([format!("--{input}"), path.to_str().unwrap().to_owned()]);
+            }
+        }
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let (code, value) = run(&arguments);
+        assert_eq!((code, &value["measurement"]), (0, &case["expected"]), "{}", case["name"]);
+        assert_eq!(value["tee"], tee);
+    }
+}
+
+#[test]
+fn files_are_recognised() {
+    let Some(folder) = vectors() else { return };
+    for (name, kind) in [
+        ("snp/turin-v5.report.bin", "SEV-SNP attestation report (not verified)"),
+        ("snp/genoa-v3.auxblob-certtable.bin", "certificate table"),
+        ("snp/turin-v5.vcek.pem", "certificates"),
+        ("snp/milan-v3-vlek.vlek.der", "certificates"),
+        ("snp/roots/ask_ark_turin_vlek.pem", "certificates"),
+        ("snp/crl/genoa-crl4.der", "certificate revocation list (not verified)"),
+    ] {
+        let path = folder.join(name);
+        let (code, document) = run(&["inspect", "--json", path.to_str().unwrap()]);
+        assert_eq!((code, document["kind"].as_str()), (0, Some(kind)), "{name}");
+    }
+    let quote = folder.join("tdx/v4-phala-uptodate.quote.bin");
+    assert_eq!(run(&["inspect", quote.to_str().unwrap()]).0, 2);
+}

@@ -1,0 +1,34 @@
+//! Verification of confidential-computing evidence and prediction of launch measurements.
+//!
+//! Everything here is a pure function of its arguments: no I/O, no clock, no global state. Bytes
+//! that come from a guest, a host or a network are parsed without panicking and refused with an
+//! error that names the field.
+//!
+//! - [`abi`]: numbers that the firmware and the VMM must agree on and nobody else defines.
+//! - [`measure`]: what a launch is made of, as a plan that the VMM executes and the verifier hashes.
+//! - [`snp`]: SEV-SNP evidence, first as bytes, then (feature `verify`) as something to believe or not.
+//! - [`verdict`] (feature `verify`): the answer, with every reason that speaks against the evidence.
+//!
+//! Without the `std` and `verify` features the crate needs `alloc` only, so that the firmware can share it.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+extern crate alloc;
+
+pub mod abi;
+pub mod measure;
+pub mod snp;
+#[cfg(feature = "verify")]
+pub mod verdict;
+#[cfg(feature = "verify")]
+pub mod x509;

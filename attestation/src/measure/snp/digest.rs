@@ -1,0 +1,93 @@
+//! The launch digest: a chain of SHA-384 over one PAGE_INFO per page.
+
+use core::fmt;
+
+use sha2::{Digest, Sha384};
+use zerocopy::little_endian::{U16, U64};
+use zerocopy::{Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::plan::PageType;
+use crate::measure::{Gpa, PAGE_SIZE, hex::write_hex};
+
+/// PAGE_INFO (SEV-SNP firmware ABI 56860, 8.17.2, table "Layout of the PAGE_INFO structure").
+#[derive(IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct PageInfo {
+    digest_cur: [u8; 48],
+    contents: [u8; 48],
+    length: U16,
+    page_type: u8,
+    imi_page: u8,
+    vmpl3_perms: u8,
+    vmpl2_perms: u8,
+    vmpl1_perms: u8,
+    reserved: u8,
+    gpa: U64,
+}
+const PAGE_INFO_BYTES: u16 = 0x70;
+const _: () = assert!(size_of::<PageInfo>() == PAGE_INFO_BYTES as usize);
+
+/// The digest that the attestation report carries as MEASUREMENT.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct LaunchDigest(pub [u8; 48]);
+
+impl fmt::Display for LaunchDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(f, &self.0)
+    }
+}
+
+impl fmt::Debug for LaunchDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A launch digest under construction.
+#[derive(Clone, Debug)]
+pub struct DigestChain(LaunchDigest);
+
+impl Default for DigestChain {
+    fn default() -> Self {
+        Self(LaunchDigest([0; 48]))
+    }
+}
+
+impl DigestChain {
+    /// Adds one page. `contents` is `None` for the types whose contents are not measured, and for
+    /// zero pages.
+    pub fn page(&mut self, page_type: PageType, gpa: Gpa, contents: Option<&[u8]>) {
+        let info = PageInfo {
+            digest_cur: self.0.0,
+            contents: contents.map_or([0; 48], |page| Sha384::digest(page).into()),
+            length: PAGE_INFO_BYTES.into(),
+            page_type: page_type.wire(),
+            imi_page: 0,
+            vmpl3_perms: 0,
+            vmpl2_perms: 0,
+            vmpl1_perms: 0,
+            reserved: 0,
+            gpa: gpa.0.into(),
+        };
+        self.0 = LaunchDigest(Sha384::digest(info.as_bytes()).into());
+    }
+
+    /// Adds consecutive pages of one type, each with its bytes.
+    pub fn pages(&mut self, page_type: PageType, gpa: Gpa, bytes: &[u8]) {
+        for (page, at) in bytes.chunks(PAGE_SIZE).zip((gpa.0..).step_by(PAGE_SIZE)) {
+            self.page(page_type, Gpa(at), Some(page));
+        }
+    }
+
+    /// Adds `len` bytes of consecutive pages whose contents are not measured.
+    pub fn pages_without_contents(&mut self, page_type: PageType, gpa: Gpa, len: u64) {
+        for at in (gpa.0..gpa.0.saturating_add(len)).step_by(PAGE_SIZE) {
+            self.page(page_type, Gpa(at), None);
+        }
+    }
+
+    /// The digest so far.
+    pub fn value(&self) -> LaunchDigest {
+        self.0
+    }
+}

@@ -1,0 +1,174 @@
+//! The launch transcript: what was measured, range by range, as JSON.
+//!
+//! Two transcripts that differ in one range show which input made a digest differ.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256, Sha384};
+
+use super::plan::{LaunchInputs, LaunchPlan, PageType};
+
+/// SHA-256 of what the launch was made from, in lower-case hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct InputDigests {
+    pub firmware: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<String>,
+    /// With its terminating NUL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmdline: Option<String>,
+}
+
+impl InputDigests {
+    /// Those of `inputs`. Where there is a kernel there are an initrd and a command line, be they empty.
+    pub fn new(inputs: &LaunchInputs<'_>) -> Self {
+        let kernel = inputs.kernel.as_ref();
+        Self {
+            firmware: hex(&Sha256::digest(inputs.rom.bytes())),
+            kernel: kernel.map(|hashes| hex(&hashes.kernel)),
+            initrd: kernel.map(|hashes| hex(&hashes.initrd)),
+            cmdline: kernel.map(|hashes| hex(&hashes.cmdline)),
+        }
+    }
+}
+
+/// What `cloister-attest measure snp --json` prints and a key broker compares reports with:
+///
+/// ```json
+/// {"version": 1, "tee": "snp", "measurement": "<96 digits>", "vmm": "cloister", "cpus": 2,
+///  "cpu_sig": "0xa10f11", "guest_features": "0x1", "pages": 70,
+///  "inputs": {"firmware": "<64 digits>", "kernel": "…", "initrd": "…", "cmdline": "…"}}
+/// ```
+///
+/// `measurement` is what MEASUREMENT of the report must be; everything else says what it was computed from, so that
+/// a person or a build system can find the guest that it stands for. Hashes are SHA-256; the kernel's, initrd's
+/// and command line's are absent where the firmware loads nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReferenceValue {
+    /// Of this format: 1.
+    pub version: u32,
+    /// `snp`.
+    pub tee: String,
+    /// The launch digest, in lower-case hexadecimal.
+    pub measurement: String,
+    /// Whose reset state the VMSAs have.
+    pub vmm: String,
+    /// How many processors.
+    pub cpus: u32,
+    /// CPUID Fn0000_0001_EAX, `0x…`.
+    pub cpu_sig: String,
+    /// SEV_FEATURES of the VMSAs, `0x…`.
+    pub guest_features: String,
+    /// 4 KiB pages that are measured, VMSAs included.
+    pub pages: u64,
+    /// Hashes of the inputs.
+    pub inputs: InputDigests,
+}
+
+impl ReferenceValue {
+    /// The value for `plan`, which was made from `inputs`.
+    pub fn new(inputs: &LaunchInputs<'_>, plan: &LaunchPlan<'_>) -> Self {
+        Self {
+            version: 1,
+            tee: "snp".to_owned(),
+            measurement: plan.digest().to_string(),
+            vmm: inputs.flavour.name().to_owned(),
+            cpus: inputs.vcpus,
+            cpu_sig: format!("{:#x}", inputs.cpu.0),
+            guest_features: format!("{:#x}", inputs.sev_features),
+            pages: plan.pages(),
+            inputs: InputDigests::new(inputs),
+        }
+    }
+}
+
+/// A range of pages that were added with one command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranscriptRange {
+    /// First byte, `0x…`.
+    pub gpa: String,
+    /// Bytes.
+    pub len: u64,
+    /// PAGE_TYPE.
+    #[serde(rename = "type")]
+    pub page_type: PageType,
+    /// SHA-384 of all bytes of the range, where its contents are measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contents_sha384: Option<String>,
+    /// The launch digest after this range.
+    pub digest: String,
+}
+
+/// The document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchTranscript {
+    /// Of this format: 1.
+    pub version: u32,
+    /// `snp`.
+    pub tee: String,
+    /// Whose reset state the VMSAs have.
+    pub vmm: String,
+    /// Guest policy of SNP_LAUNCH_START, where it is known. Not part of the digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// How many processors.
+    pub vcpus: u32,
+    /// CPUID Fn0000_0001_EAX.
+    pub cpu_sig: String,
+    /// SEV_FEATURES of the VMSAs.
+    pub sev_features: String,
+    /// Hashes of the inputs.
+    pub inputs: InputDigests,
+    /// Everything measured, in order.
+    pub ranges: Vec<TranscriptRange>,
+    /// 4 KiB pages in all.
+    pub pages: u64,
+    /// What the attestation report will say.
+    pub launch_digest: String,
+}
+
+impl LaunchTranscript {
+    /// Writes down `plan`, which was made from `inputs`.
+    pub fn new(inputs: &LaunchInputs<'_>, plan: &LaunchPlan<'_>, policy: Option<u64>) -> Self {
+        let mut ranges = Vec::new();
+        let launch_digest = plan.walk(|range| {
+            ranges.push(TranscriptRange {
+                gpa: range.gpa.to_string(),
+                len: range.len,
+                page_type: range.page_type,
+                contents_sha384: range.contents.map(|bytes| hex(&Sha384::digest(bytes))),
+                digest: range.digest.to_string(),
+            });
+        });
+        Self {
+            version: 1,
+            tee: "snp".to_owned(),
+            vmm: inputs.flavour.name().to_owned(),
+            policy: policy.map(|policy| format!("{policy:#x}")),
+            vcpus: inputs.vcpus,
+            cpu_sig: format!("{:#x}", inputs.cpu.0),
+            sev_features: format!("{:#x}", inputs.sev_features),
+            inputs: InputDigests::new(inputs),
+            ranges,
+            pages: plan.pages(),
+            launch_digest: launch_digest.to_string(),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    struct Hex<'a>(&'a [u8]);
+    impl core::fmt::Display for Hex<'_> {
+        fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            crate::measure::hex::write_hex(f, self.0)
+        }
+    }
+    Hex(bytes).to_string()
+}

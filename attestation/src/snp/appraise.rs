@@ -1,0 +1,231 @@
+//! The second question: is this authentic report one that the relying party accepts?
+
+use alloc::format;
+use core::fmt;
+
+use super::authenticate::Authentic;
+use super::chain::Revocation;
+use super::policy::{AbiVersion, BitRule, Hex, Policy, RevocationRule, TcbMinimum, VekKind};
+use super::report::{FirmwareVersion, Report};
+use super::tcb::TcbVersion;
+use crate::verdict::{Code, Reasons};
+
+/// Compares an authentic report with `policy`; returns everything that the policy does not accept.
+pub fn appraise(authentic: &Authentic, policy: &Policy) -> Reasons {
+    let mut reasons = Reasons::default();
+    identity(authentic, policy, &mut reasons);
+    signer(authentic, policy, &mut reasons);
+    guest(&authentic.report, policy, &mut reasons);
+    firmware(&authentic.report, policy, &mut reasons);
+    tcb(authentic, policy, &mut reasons);
+    revocation(authentic, policy, &mut reasons);
+    reasons
+}
+
+/// Refuses a value that is on no list, unless there is no list.
+fn listed<const N: usize>(
+    reasons: &mut Reasons,
+    code: Code,
+    field: &str,
+    value: &[u8; N],
+    list: Option<&[Hex<N>]>,
+) {
+    if let Some(list) = list.filter(|list| !list.iter().any(|allowed| allowed.0 == *value)) {
+        let value = Hex(*value);
+        match list {
+            [only] => reasons.push(code, format!("{field} is {value}, expected {only}")),
+            _ => reasons.push(code, format!("{field} is {value}, none of the {} allowed", list.len())),
+        }
+    }
+}
+
+fn identity(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
+    let report = &authentic.report;
+    let report_data = policy.report_data.as_ref().map(core::slice::from_ref);
+    listed(reasons, Code::Measurement, "MEASUREMENT", report.measurement(), policy.measurement.as_deref());
+    listed(reasons, Code::ReportData, "REPORT_DATA", report.report_data(), report_data);
+    listed(reasons, Code::HostData, "HOST_DATA", report.host_data(), policy.host_data.as_deref());
+    listed(reasons, Code::FamilyId, "FAMILY_ID", report.family_id(), policy.family_id.as_deref());
+    listed(reasons, Code::ImageId, "IMAGE_ID", report.image_id(), policy.image_id.as_deref());
+    let list = policy.id_key_digest.as_deref();
+    listed(reasons, Code::IdKeyDigest, "ID_KEY_DIGEST", report.id_key_digest(), list);
+    let list = policy.author_key_digest.as_deref();
+    if list.is_some() && !report.author_key_en() {
+        reasons.push(Code::AuthorKeyDigest, "no author key signed the guest's ID key");
+    } else {
+        listed(reasons, Code::AuthorKeyDigest, "AUTHOR_KEY_DIGEST", report.author_key_digest(), list);
+    }
+    listed(reasons, Code::ReportId, "REPORT_ID", report.report_id(), policy.report_id.as_deref());
+    listed(reasons, Code::ReportIdMa, "REPORT_ID_MA", report.report_id_ma(), policy.report_id_ma.as_deref());
+    listed(reasons, Code::ChipId, "CHIP_ID", report.chip_id(), policy.chip_id.as_deref());
+    if authentic.chip_id_masked && !policy.allow_masked_chip_id {
+        reasons
+            .push(Code::ChipIdMasked, "the host masks CHIP_ID, so the report could be of any chip's guest");
+    }
+}
+
+fn signer(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
+    let vek = &authentic.vek;
+    if policy.product.as_ref().is_some_and(|list| !list.contains(&vek.product)) {
+        reasons.push(Code::Product, format!("the processor is a {}", vek.product));
+    }
+    if !policy.signing_key.contains(&vek.kind) {
+        reasons.push(Code::SigningKey, format!("a {} signed the report", vek.kind.name()));
+    }
+    if let (VekKind::Vlek, Some(list), Some(id)) = (vek.kind, &policy.csp_id, &vek.csp_id)
+        && !list.contains(id)
+    {
+        reasons.push(Code::CspId, format!("the VLEK is that of {id:?}"));
+    }
+}
+
+fn guest(report: &Report, policy: &Policy, reasons: &mut Reasons) {
+    let at_least = |reasons: &mut Reasons, code, field: &str, value: u32, least: u32| {
+        if value < least {
+            reasons.push(code, format!("{field} is {value}, expected at least {least}"));
+        }
+    };
+    let least = policy.min_report_version;
+    at_least(reasons, Code::ReportVersion, "the report's version", report.version(), least);
+    at_least(reasons, Code::GuestSvn, "GUEST_SVN", report.guest_svn(), policy.min_guest_svn);
+    if !policy.vmpl.contains(&report.vmpl()) {
+        let message = format!("VMPL {} asked for the report, allowed are {:?}", report.vmpl(), policy.vmpl);
+        reasons.push(Code::Vmpl, message);
+    }
+    let bits = report.guest_policy();
+    for (name, set, rule) in policy.guest_policy.rules(bits) {
+        match (rule, set) {
+            (BitRule::Forbidden, true) => reasons.push(
+                Code::GuestPolicyForbidden,
+                format!("the guest policy {:#x} sets {name}, which is forbidden", bits.0),
+            ),
+            (BitRule::Required, false) => reasons.push(
+                Code::GuestPolicyRequired,
+                format!("the guest policy {:#x} does not set {name}, which is required", bits.0),
+            ),
+            _ => {}
+        }
+    }
+    let abi = AbiVersion { major: bits.abi_major(), minor: bits.abi_minor() };
+    if let Some(least) = policy.guest_policy.min_abi.filter(|least| abi < *least) {
+        let message = format!("the guest policy demands ABI {abi}, expected at least {least}");
+        reasons.push(Code::GuestPolicyAbi, message);
+    }
+}
+
+fn firmware(report: &Report, policy: &Policy, reasons: &mut Reasons) {
+    let bits = report.platform_info();
+    for (name, set, rule) in policy.platform_info.rules(bits) {
+        match (rule, set) {
+            (BitRule::Forbidden, true) => reasons.push(
+                Code::PlatformInfoForbidden,
+                format!("PLATFORM_INFO {:#x} sets {name}, which is forbidden", bits.0),
+            ),
+            (BitRule::Required, false) => reasons.push(
+                Code::PlatformInfoRequired,
+                format!("PLATFORM_INFO {:#x} does not set {name}, which is required", bits.0),
+            ),
+            _ => {}
+        }
+    }
+    let (current, committed) = (report.current_version(), report.committed_version());
+    let same_tcb = report.current_tcb() == report.committed_tcb();
+    if !policy.allow_provisional_firmware && (current != committed || !same_tcb) {
+        let message = format!(
+            "firmware {current} (TCB {}) runs and the host has committed to {committed} (TCB {}) only",
+            Hex(report.current_tcb().0),
+            Hex(report.committed_tcb().0)
+        );
+        reasons.push(Code::FirmwareProvisional, message);
+    }
+    let rules = [
+        ("current", current, policy.firmware.min_current),
+        ("committed", committed, policy.firmware.min_committed),
+    ];
+    for (name, version, least) in rules {
+        if let Some(least) = least.filter(|least: &FirmwareVersion| version < *least) {
+            let message = format!("the {name} firmware is {version}, expected at least {least}");
+            reasons.push(Code::FirmwareVersion, message);
+        }
+    }
+    mitigation(reasons, "launch", report.launch_mit_vector(), policy.mitigations.launch);
+    mitigation(reasons, "current", report.current_mit_vector(), policy.mitigations.current);
+}
+
+fn mitigation(reasons: &mut Reasons, name: &str, vector: Option<u64>, required: u64) {
+    let missing = required & !vector.unwrap_or_default();
+    if missing != 0 {
+        let has: &dyn fmt::Display = match &vector {
+            Some(vector) => &format!("{vector:#x}"),
+            None => &"not in a report of this version",
+        };
+        let message = format!("the {name} mitigation vector is {has}, bits {missing:#x} are missing");
+        reasons.push(Code::Mitigation, message);
+    }
+}
+
+fn tcb(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
+    let (report, product) = (&authentic.report, authentic.vek.product);
+    let versions = [
+        ("REPORTED_TCB", report.reported_tcb()),
+        ("COMMITTED_TCB", report.committed_tcb()),
+        ("CURRENT_TCB", report.current_tcb()),
+        ("LAUNCH_TCB", report.launch_tcb()),
+    ];
+    // The launch may have run on anything up to what runs now.
+    for (name, version) in versions {
+        for (part, current, own) in report.current_tcb().below(version, product) {
+            let part = part.name();
+            let message = format!("{name} has {part} {own}, above CURRENT_TCB's {current}");
+            reasons.push(Code::TcbOrder, message);
+        }
+    }
+    let Some(rules) = policy.tcb.get(&product) else {
+        if !policy.tcb.is_empty() {
+            reasons.push(Code::TcbNoMinimum, format!("the policy has no TCB minimum for {product}"));
+        }
+        return;
+    };
+    let minima = [rules.reported, rules.committed, rules.current, rules.launch];
+    for ((name, version), minimum) in versions.into_iter().zip(minima) {
+        too_low(authentic, name, version, &minimum, reasons);
+    }
+}
+
+fn too_low(
+    authentic: &Authentic,
+    name: &str,
+    version: TcbVersion,
+    minimum: &TcbMinimum,
+    reasons: &mut Reasons,
+) {
+    for (part, least) in minimum.parts() {
+        let level = version.level(authentic.vek.product, part).unwrap_or_default();
+        if level < least {
+            let part = part.name();
+            reasons.push(Code::TcbTooLow, format!("{name} has {part} {level}, expected at least {least}"));
+        }
+    }
+}
+
+fn revocation(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
+    if policy.revocation == RevocationRule::IfGiven {
+        return;
+    }
+    let (root, time) = (authentic.root.common_name(), authentic.time);
+    match authentic.revocation {
+        Revocation::Checked { .. } => {}
+        Revocation::NotChecked => reasons.push(Code::CrlMissing, format!("no CRL of {root} was given")),
+        Revocation::Stale { this_update, .. } if time < this_update => {
+            let message = format!("the CRL of {root} was issued at {this_update}, and it is {time}");
+            reasons.push(Code::CrlNotYetValid, message);
+        }
+        Revocation::Stale { next_update: Some(next_update), .. } => {
+            let message = format!("the CRL of {root} was to be replaced by {next_update}, and it is {time}");
+            reasons.push(Code::CrlExpired, message);
+        }
+        Revocation::Stale { next_update: None, .. } => {
+            reasons.push(Code::CrlExpired, format!("the CRL of {root} does not say how long it holds"));
+        }
+    }
+}

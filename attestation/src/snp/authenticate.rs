@@ -1,0 +1,222 @@
+//! The first question: did a processor of AMD's make this report, as far as its root can say?
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use super::chain::{self, ChainInputs, Revocation};
+use super::policy::VekKind;
+use super::report::{Report, SigningKey};
+use super::roots::TrustRoots;
+use super::table;
+use super::tcb::Product;
+use super::vek::{Vek, VekError};
+use crate::verdict::{Code, Reasons};
+use crate::x509::{Certificate, Crl, UnixTime, certificates, crls};
+
+/// More certificates than any evidence has.
+const MAX_CERTIFICATES: usize = 16;
+
+/// What a guest or its host presents. None of it is trusted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evidence<'a> {
+    /// The report, exactly as it was received.
+    pub report: &'a [u8],
+    /// Certificates in any order and number, each item DER or PEM: at least the endorsement key's, unless the
+    /// table has it.
+    pub certificates: &'a [&'a [u8]],
+    /// The certificate table of an extended report.
+    pub certificate_table: Option<&'a [u8]>,
+}
+
+/// What the vendor publishes beside its roots.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Collateral<'a> {
+    /// CRLs, each item DER or PEM; those of other roots than the evidence's are ignored.
+    pub crls: &'a [&'a [u8]],
+}
+
+/// A report that is authentic: only [`authenticate`] makes one.
+#[derive(Clone, Debug)]
+pub struct Authentic {
+    pub(super) report: Report,
+    pub(super) vek: Vek,
+    pub(super) vek_certificate: Certificate,
+    pub(super) root: Certificate,
+    pub(super) revocation: Revocation,
+    pub(super) chip_id_masked: bool,
+    pub(super) time: UnixTime,
+}
+
+impl Authentic {
+    /// The report, now to be believed.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The product of the processor.
+    pub fn product(&self) -> Product {
+        self.vek.product
+    }
+
+    /// The key that signed the report.
+    pub fn vek(&self) -> &Vek {
+        &self.vek
+    }
+
+    /// The root at the end of the chain.
+    pub fn root(&self) -> &Certificate {
+        &self.root
+    }
+
+    /// What is known about revocation.
+    pub fn revocation(&self) -> Revocation {
+        self.revocation
+    }
+}
+
+/// Checks the report's form, its signature, the endorsement key's certificate against report and root, and
+/// what the root revoked, all at `time`. Refuses with every reason that was found.
+pub fn authenticate(
+    evidence: &Evidence<'_>,
+    roots: &TrustRoots,
+    collateral: &Collateral<'_>,
+    time: UnixTime,
+) -> Result<Authentic, Reasons> {
+    let mut reasons = Reasons::default();
+    let report = reasons.note(Code::ReportMalformed, Report::parse(evidence.report));
+    let supplied = supplied_certificates(evidence, &mut reasons);
+    let crls = supplied_crls(collateral, &mut reasons);
+    let authentic = report.and_then(|report| {
+        let kind = signing_key(&report, &mut reasons)?;
+        let (position, vek) = find_vek(kind, &supplied, &mut reasons)?;
+        let certificate = supplied.get(position)?;
+        let product = check_product(&report, &vek, &mut reasons);
+        check_binding(&report, &vek, &mut reasons);
+        check_signature(&report, &vek, &mut reasons);
+        let inputs =
+            ChainInputs { vek: certificate, kind, product, others: &supplied, roots, crls: &crls, time };
+        let chain = chain::check(&inputs, &mut reasons)?;
+        Some(Authentic {
+            chip_id_masked: kind == VekKind::Vcek && *report.chip_id() == [0; 64],
+            vek_certificate: certificate.clone(),
+            root: chain.root.clone(),
+            revocation: chain.revocation,
+            report,
+            vek,
+            time,
+        })
+    });
+    match authentic {
+        Some(authentic) if reasons.is_empty() => Ok(authentic),
+        _ => Err(reasons),
+    }
+}
+
+fn supplied_certificates(evidence: &Evidence<'_>, reasons: &mut Reasons) -> Vec<Certificate> {
+    let entries = evidence.certificate_table.map(table::parse);
+    let entries = entries.and_then(|e| reasons.note(Code::CertificateTableMalformed, e)).unwrap_or_default();
+    let entries = entries.iter().filter(|entry| entry.kind.name().is_some()).map(|entry| entry.blob);
+    let mut supplied = Vec::new();
+    for blob in evidence.certificates.iter().copied().chain(entries) {
+        let Some(ders) = reasons.note(Code::CertificateMalformed, certificates(blob)) else { continue };
+        for der in ders {
+            if supplied.len() == MAX_CERTIFICATES {
+                reasons
+                    .push(Code::CertificateMalformed, format!("more than {MAX_CERTIFICATES} certificates"));
+                return supplied;
+            }
+            supplied.extend(reasons.note(Code::CertificateMalformed, Certificate::from_der(&der)));
+        }
+    }
+    supplied
+}
+
+fn supplied_crls(collateral: &Collateral<'_>, reasons: &mut Reasons) -> Vec<Crl> {
+    let mut supplied = Vec::new();
+    for blob in collateral.crls {
+        let Some(ders) = reasons.note(Code::CrlMalformed, crls(blob)) else { continue };
+        for der in ders {
+            supplied.extend(reasons.note(Code::CrlMalformed, Crl::from_der(&der)));
+        }
+    }
+    supplied
+}
+
+fn signing_key(report: &Report, reasons: &mut Reasons) -> Option<VekKind> {
+    if report.mask_chip_key() {
+        reasons.push(Code::ReportUnsigned, "the host masks the chip's key (KEY_INFO.MASK_CHIP_KEY)");
+        return None;
+    }
+    match report.signing_key() {
+        SigningKey::Vcek => return Some(VekKind::Vcek),
+        SigningKey::Vlek => return Some(VekKind::Vlek),
+        SigningKey::None => {
+            reasons.push(Code::ReportUnsigned, "no key signed the report (KEY_INFO.SIGNING_KEY)")
+        }
+        SigningKey::Unknown(key) => {
+            reasons.push(Code::SigningKeyUnknown, format!("KEY_INFO.SIGNING_KEY is {key}"));
+        }
+    }
+    None
+}
+
+/// The endorsement key's certificate is the first of its name.
+fn find_vek(kind: VekKind, supplied: &[Certificate], reasons: &mut Reasons) -> Option<(usize, Vek)> {
+    let name = kind.common_name();
+    let Some(position) = supplied.iter().position(|certificate| certificate.common_name() == name) else {
+        reasons
+            .push(Code::VekMissing, format!("a {} signed the report, and no {name} was given", kind.name()));
+        return None;
+    };
+    match Vek::new(kind, supplied.get(position)?) {
+        Ok(vek) => return Some((position, vek)),
+        Err(error @ VekError::Product(_)) => reasons.push(Code::ProductUnknown, format!("{name}: {error}")),
+        Err(error @ VekError::Key) => reasons.push(Code::CertificateProfile, format!("{name}: {error}")),
+        Err(error) => reasons.push(Code::VekExtensionMalformed, format!("{name}: {error}")),
+    }
+    None
+}
+
+/// The signed CPUID decides which product it is; version 2 has none, there the certificate does.
+fn check_product(report: &Report, vek: &Vek, reasons: &mut Reasons) -> Product {
+    match (report.cpuid(), report.product()) {
+        (Some(cpuid), None) => {
+            let message = format!("family/model/stepping {cpuid} is no product that is known here");
+            reasons.push(Code::ProductUnknown, message);
+        }
+        (_, Some(product)) if product != vek.product => {
+            let message = format!("the report is of {product}, the certificate of {}", vek.product);
+            reasons.push(Code::ProductMismatch, message);
+        }
+        _ => {}
+    }
+    vek.product
+}
+
+/// The certificate must be for this chip at this TCB, and no other.
+fn check_binding(report: &Report, vek: &Vek, reasons: &mut Reasons) {
+    let pairs = report.reported_tcb().parts(vek.product).zip(vek.tcb.0);
+    for ((part, reported), certified) in pairs.filter(|((_, reported), certified)| reported != certified) {
+        let name = part.name();
+        let message = format!("REPORTED_TCB has {name} {reported}, the certificate {certified}");
+        reasons.push(Code::TcbMismatch, message);
+    }
+    let Some(hwid) = &vek.hwid else { return };
+    // A host may mask CHIP_ID; whether that is acceptable is for the policy.
+    let masked = *report.chip_id() == [0; 64];
+    let (id, rest) = report.chip_id().split_at_checked(hwid.len()).unwrap_or_default();
+    if !masked && (id != hwid || rest.iter().any(|&byte| byte != 0)) {
+        reasons.push(Code::ChipIdMismatch, "CHIP_ID is not the certificate's HWID");
+    }
+}
+
+fn check_signature(report: &Report, vek: &Vek, reasons: &mut Reasons) {
+    match vek.signed(report) {
+        Some(true) => {}
+        Some(false) => {
+            let message = format!("the report's signature is not by this {}", vek.kind.name());
+            reasons.push(Code::ReportSignature, message);
+        }
+        None => reasons.push(Code::SignatureMalformed, "r or s is zero or no scalar of P-384"),
+    }
+}
