@@ -1,0 +1,115 @@
+//! `softkvm`: runs a command with the software machine in place of `/dev/kvm` and `/dev/sev`.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use softkvm::snp::psp;
+use softkvm::uapi::tee::{STATE_VARIABLE, TEE_VARIABLE};
+
+/// Run a VMM on a software machine that answers KVM's ioctls, with AMD SEV-SNP.
+///
+/// The command must be dynamically linked: a library is preloaded into it. Nothing that it launches is confidential, and
+/// no verifier trusts its reports unless told to.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(flatten)]
+    run: Run,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Args)]
+struct Run {
+    /// Directory of the emulated keys and the platform model.
+    #[arg(long, value_name = "DIR", global = true)]
+    state: Option<PathBuf>,
+    /// Which confidential machine to be.
+    #[arg(long, value_enum, default_value = "snp")]
+    tee: Tee,
+    /// The command and its arguments, after `--`.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Tee {
+    None,
+    Snp,
+    Tdx,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Write ark.pem, ask.pem, vcek.pem and crl.der, as an offline KDS mirror would hold them.
+    ExportCerts {
+        /// Where to; created if it is not there.
+        dir: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match go(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("softkvm: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn go(cli: Cli) -> Result<(), String> {
+    if let Some(state) = &cli.run.state {
+        // SAFETY: no other thread has been started.
+        unsafe { std::env::set_var(STATE_VARIABLE, state) };
+    }
+    if let Some(Action::ExportCerts { dir }) = cli.action {
+        return open_platform()?.certs.export(&dir).map_err(|e| e.to_string());
+    }
+    launch(&cli.run)
+}
+
+fn open_platform() -> Result<psp::platform::Platform, String> {
+    let dir = psp::state_directory().map_err(|e| e.to_string())?;
+    psp::platform::Platform::open(&dir).map_err(|e| e.to_string())
+}
+
+fn launch(run: &Run) -> Result<(), String> {
+    let Some((program, arguments)) = run.command.split_first() else {
+        return Err("nothing to run: softkvm [--state DIR] [--tee snp|none] -- COMMAND ARGS…".into());
+    };
+    let tee = match run.tee {
+        Tee::None => "none",
+        Tee::Snp => {
+            // Keys are made here, where the wait can be explained, and not inside the VMM's first report.
+            open_platform()?;
+            "snp"
+        }
+        Tee::Tdx => return Err("this machine does not emulate TDX yet; use --tee snp or --tee none".into()),
+    };
+    let library = library()?;
+    let mut preload = library.into_os_string();
+    if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|v| !v.is_empty()) {
+        preload.push(":");
+        preload.push(others);
+    }
+    let mut command = Command::new(program);
+    command.args(arguments).env("LD_PRELOAD", preload).env(TEE_VARIABLE, tee);
+    // Returns only if it fails.
+    Err(format!("cannot run {}: {}", program.to_string_lossy(), command.exec()))
+}
+
+/// `libsoftkvm.so` beside this executable, or where distributions would put it.
+fn library() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|e| format!("cannot find my own path: {e}"))?;
+    let beside = own.with_file_name("libsoftkvm.so");
+    let installed = own.parent().and_then(|bin| bin.parent()).map(|prefix| prefix.join("lib/libsoftkvm.so"));
+    [Some(beside.clone()), installed]
+        .into_iter()
+        .flatten()
+        .find(|path| path.exists())
+        .ok_or_else(|| format!("{} is missing: build it with `cargo build -p softkvm`", beside.display()))
+}

@@ -1,0 +1,165 @@
+//! KVM_MEMORY_ENCRYPT_OP of an SNP VM, and `/dev/sev`.
+
+use std::sync::Arc;
+
+use kvm_bindings::{
+    kvm_sev_cmd, kvm_sev_init, kvm_sev_snp_launch_finish, kvm_sev_snp_launch_start, kvm_sev_snp_launch_update,
+};
+
+use super::errno::Errno;
+use super::user;
+use crate::machine::vcpu::Vcpu;
+use crate::machine::vm::Vm;
+use crate::preload::fds;
+use crate::snp::SnpVm;
+use crate::snp::launch::{self, Finish, PageType, Refusal};
+use crate::snp::page::{Page, ZERO};
+use crate::snp::request;
+
+super::user::abi!(
+    kvm_sev_cmd,
+    kvm_sev_init,
+    kvm_sev_snp_launch_finish,
+    kvm_sev_snp_launch_start,
+    kvm_sev_snp_launch_update,
+    [u8; 96]
+);
+
+const INIT2: u32 = 22;
+const SNP_LAUNCH_START: u32 = 100;
+const SNP_LAUNCH_UPDATE: u32 = 101;
+const SNP_LAUNCH_FINISH: u32 = 102;
+/// Pages that one LAUNCH_UPDATE does before it asks to be called again, so that a signal need not wait for long.
+const UPDATE_BATCH: u64 = 4096;
+
+type Command = fn(&Arc<Vm>, &SnpVm, usize) -> Result<(), Refusal>;
+
+const COMMANDS: &[(u32, Command)] =
+    &[(INIT2, init2), (SNP_LAUNCH_START, start), (SNP_LAUNCH_UPDATE, update), (SNP_LAUNCH_FINISH, finish)];
+
+/// KVM_MEMORY_ENCRYPT_OP.
+pub fn vm_command(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
+    let Some(snp) = &vm.snp else { return Err(Errno::ENOTTY) };
+    // A null argument asks whether there is SEV at all.
+    if arg == 0 {
+        return Ok(0);
+    }
+    let mut command: kvm_sev_cmd = user::read(arg)?;
+    let handler = COMMANDS.iter().find(|row| row.0 == command.id).map(|row| row.1).ok_or(Errno::EINVAL)?;
+    let needs_device = matches!(command.id, SNP_LAUNCH_START..=SNP_LAUNCH_FINISH);
+    if needs_device && !matches!(fds::get(command.sev_fd as i32), Some(fds::Object::Sev)) {
+        return Err(Errno::EBADF);
+    }
+    let result = handler(vm, snp, command.data as usize);
+    command.error = result.map_or_else(|refusal| refusal.firmware, |()| 0);
+    user::write(arg, &command)?;
+    result.map(|()| 0).map_err(|refusal| refusal.errno)
+}
+
+fn init2(vm: &Arc<Vm>, snp: &SnpVm, data: usize) -> Result<(), Refusal> {
+    let args: kvm_sev_init = user::read(data)?;
+    snp.launch().init2(vm, args.vmsa_features, args.flags, args.ghcb_version)
+}
+
+fn start(_vm: &Arc<Vm>, snp: &SnpVm, data: usize) -> Result<(), Refusal> {
+    let args: kvm_sev_snp_launch_start = user::read(data)?;
+    snp.launch().start(args.policy, args.gosvw, args.flags)
+}
+
+fn update(vm: &Arc<Vm>, snp: &SnpVm, data: usize) -> Result<(), Refusal> {
+    let mut args: kvm_sev_snp_launch_update = user::read(data)?;
+    snp.launch().started()?;
+    let kind = PageType::from_client(args.type_).ok_or(Errno::EINVAL)?;
+    let zero = kind == PageType::Zero;
+    if args.len == 0
+        || !args.len.is_multiple_of(4096)
+        || args.flags != 0
+        || (!zero && !args.uaddr.is_multiple_of(4096))
+    {
+        return Err(Errno::EINVAL.into());
+    }
+    let gpa = args.gfn_start.checked_mul(4096).ok_or(Errno::EINVAL)?;
+    let fits = vm
+        .slots()
+        .find(gpa)
+        .is_some_and(|slot| slot.gmem.is_some() && args.len <= slot.bytes - (gpa - slot.gpa));
+    if !fits {
+        return Err(Errno::EINVAL.into());
+    }
+    let pages = (args.len / 4096).min(UPDATE_BATCH);
+    let mut result = Ok(());
+    for _ in 0..pages {
+        result = update_page(vm, snp, args.gfn_start * 4096, args.uaddr as usize, kind);
+        if result.is_err() {
+            break;
+        }
+        args.gfn_start += 1;
+        args.len -= 4096;
+        if !zero {
+            args.uaddr += 4096;
+        }
+    }
+    user::write(data, &args)?;
+    result
+}
+
+fn update_page(vm: &Arc<Vm>, snp: &SnpVm, gpa: u64, source: usize, kind: PageType) -> Result<(), Refusal> {
+    if !vm.is_private(gpa) {
+        return Err(Errno::EINVAL.into());
+    }
+    if launch::placed(vm, gpa) {
+        return Err(Errno::EEXIST.into());
+    }
+    let contents: Page = if kind == PageType::Zero { ZERO } else { user::read(source)? };
+    match snp.launch().update(gpa, kind, &contents) {
+        Ok(page) => Ok(launch::place(vm, gpa, &page)?),
+        Err((refusal, corrected)) => {
+            if let Some(page) = corrected {
+                user::write_bytes(source, &page[..])?;
+            }
+            Err(refusal)
+        }
+    }
+}
+
+fn finish(vm: &Arc<Vm>, snp: &SnpVm, data: usize) -> Result<(), Refusal> {
+    let args: kvm_sev_snp_launch_finish = user::read(data)?;
+    if args.id_block_en == 0 && args.auth_key_en != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let id = match args.id_block_en {
+        0 => None,
+        _ => Some((
+            user::read(args.id_block_uaddr as usize)?,
+            Box::new(user::read::<Page>(args.id_auth_uaddr as usize)?),
+        )),
+    };
+    let finish =
+        Finish { id, author_key: args.auth_key_en != 0, host_data: args.host_data, flags: args.flags };
+    let vcpus: Vec<Arc<Vcpu>> = fds::vcpus_of(vm);
+    snp.launch().finish(&vcpus, &finish)
+}
+
+/// struct sev_issue_cmd: u32 command, u64 data (packed), u32 error.
+const ISSUE_COMMAND: u32 = (3 << 30) | (16 << 16) | ((b'S' as u32) << 8);
+const PLATFORM_STATUS: u32 = 1;
+const SNP_PLATFORM_STATUS: u32 = 9;
+
+/// Ioctls on `/dev/sev`: the commands that VMMs and operators' tools use to look at the platform.
+pub fn device(request_number: u32, arg: usize) -> Result<i32, Errno> {
+    if request_number != ISSUE_COMMAND {
+        return Err(Errno::ENOTTY);
+    }
+    let command: u32 = user::read(arg)?;
+    let data = user::read::<u64>(arg + 4)? as usize;
+    match command {
+        PLATFORM_STATUS => user::write_bytes(data, &request::platform_status())?,
+        SNP_PLATFORM_STATUS => user::write_bytes(data, &request::snp_platform_status())?,
+        other => {
+            crate::note_once!("/dev/sev command {other} is not implemented");
+            return Err(Errno::EINVAL);
+        }
+    }
+    user::write(arg + 12, &0u32)?;
+    Ok(0)
+}
