@@ -1,0 +1,45 @@
+//! The measured ROM that takes a confidential guest from reset to Linux.
+//!
+//! This library holds every decision the firmware takes, over the [`Machine`] trait, so that all of it is tested on
+//! the host against hosts that lie; `rom/` holds the instructions that carry the decisions out.
+//!
+//! What never happens here: a panic on something the host said, a second read of something already checked, an access
+//! to RAM that the firmware has not validated itself, AML or ACPI that the host wrote.
+#![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
+mod accept;
+pub mod acpi;
+mod boot;
+mod boot_params;
+mod bytes;
+pub mod console;
+mod cpuid_page;
+mod fw_cfg;
+pub mod ghcb;
+mod hashes;
+mod kernel;
+pub mod layout;
+mod machine;
+mod memory_map;
+pub mod metadata;
+mod placement;
+pub mod sha256;
+mod termination;
+
+#[cfg(test)]
+mod fake;
+
+pub use boot::{Handoff, boot};
+pub use machine::{Machine, PageSize, Validation, Width};
+pub use termination::{REASON_SET, Stop, TERMINATION_PORT, TerminationReason, termination_code};

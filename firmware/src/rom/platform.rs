@@ -1,0 +1,241 @@
+//! [`Machine`] on the processor that runs this.
+
+use crate::{cpu, paging, vmgexit};
+use cloister_firmware::acpi::{POWER_OFF, SLEEP_CONTROL_PORT};
+use cloister_firmware::ghcb::PortAccess;
+use cloister_firmware::layout::{
+    BOUNCE, GHCB, HIGH_RAM_START, LOW_RAM_END, PAGE, PD_1, PD_WINDOW, RAM_BELOW_4G_END, Range, SEC_MEM, STACK,
+};
+use cloister_firmware::{
+    Handoff, Machine, PageSize, Stop, TERMINATION_PORT, TerminationReason, Validation, Width,
+    termination_code,
+};
+
+/// Memory that [`Machine::ram`] never hands out: it is in use, or shared.
+const OWN: [Range; 4] = [Range::new(0, SEC_MEM.end), Range::new(PD_1, PD_WINDOW + PAGE), GHCB, BOUNCE];
+
+unsafe extern "C" {
+    /// Leaves for the kernel: entry point, `boot_params`.
+    fn enter_kernel(entry: u64, boot_params: u64) -> !;
+}
+
+/// The processor, its memory, and the way to its host.
+pub struct Platform {
+    c_bit: u64,
+    window: Option<u64>,
+    ram_end: u64,
+}
+
+impl Platform {
+    /// Takes over from the reset code. On failure, the platform that can still report it.
+    pub fn start() -> Result<Self, (Self, Stop)> {
+        let platform = Self::resume();
+        // SAFETY: the lowest quadword of the stack is this flag's, see `is_first_failure`.
+        unsafe { Self::failure_flag().write_volatile(0) };
+        if platform.c_bit == 0 {
+            set_memory_types();
+        } else if let Err(stop) = vmgexit::start() {
+            return Err((platform, stop));
+        }
+        Ok(platform)
+    }
+
+    /// The platform as it is now, for code that nobody handed it to.
+    pub fn resume() -> Self {
+        Self { c_bit: paging::c_bit(), window: None, ram_end: 0 }
+    }
+
+    /// Whether this is the first exception or panic: reporting it may cause the next.
+    pub fn is_first_failure(&self) -> bool {
+        // SAFETY: as in `start`.
+        unsafe {
+            let before = Self::failure_flag().read_volatile();
+            Self::failure_flag().write_volatile(1);
+            before == 0
+        }
+    }
+
+    /// The stack grows down to this word last, and by then the guard page is one push away.
+    fn failure_flag() -> *mut u64 {
+        STACK.start as *mut u64
+    }
+
+    /// Ends the guest.
+    pub fn terminate(&mut self, reason: TerminationReason) -> ! {
+        if self.c_bit != 0 {
+            vmgexit::terminate(reason);
+        } else {
+            for (port, value) in
+                [(TERMINATION_PORT, termination_code(reason)), (SLEEP_CONTROL_PORT, POWER_OFF)]
+            {
+                let _ = self.write_port(port, Width::Byte, u32::from(value));
+            }
+        }
+        cpu::halt()
+    }
+
+    /// Gives the shared pages back and starts the kernel.
+    pub fn enter(mut self, handoff: Handoff) -> ! {
+        paging::set_page_0(true);
+        if self.c_bit != 0
+            && let Err(stop) = vmgexit::stop()
+        {
+            self.terminate(stop.reason);
+        }
+        // SAFETY: the library checked and placed the kernel; nothing of this code is needed after it.
+        unsafe { enter_kernel(handoff.entry, handoff.boot_params) }
+    }
+
+    /// The GHCB is in use from when it is mapped as shared until the end of the firmware.
+    fn can_call(&self) -> bool {
+        paging::is_shared(GHCB.start)
+    }
+}
+
+impl Machine for Platform {
+    fn c_bit(&self) -> Option<u32> {
+        (self.c_bit != 0).then(|| self.c_bit.trailing_zeros())
+    }
+
+    fn write_port(&mut self, port: u16, width: Width, value: u32) -> Result<(), Stop> {
+        if self.c_bit != 0 {
+            if !self.can_call() {
+                return Err(TerminationReason::GhcbProtocol.because("no GHCB"));
+            }
+            return vmgexit::port(PortAccess { port, width, out: Some(value) }).map(drop);
+        }
+        // SAFETY: the ports are the machine model's; fw_cfg's DMA is pointed at the bounce buffer only.
+        unsafe {
+            match width {
+                Width::Byte => cpu::out8(port, value as u8),
+                Width::Word => cpu::out16(port, value as u16),
+                Width::Dword => cpu::out32(port, value),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_port(&mut self, port: u16, width: Width) -> Result<u32, Stop> {
+        if self.c_bit != 0 {
+            if !self.can_call() {
+                return Err(TerminationReason::GhcbProtocol.because("no GHCB"));
+            }
+            return vmgexit::port(PortAccess { port, width, out: None });
+        }
+        // SAFETY: as for writing.
+        Ok(unsafe {
+            match width {
+                Width::Byte => u32::from(cpu::in8(port)),
+                Width::Word => u32::from(cpu::in16(port)),
+                Width::Dword => cpu::in32(port),
+            }
+        })
+    }
+
+    fn validate(&mut self, gpa: u64, size: PageSize) -> Validation {
+        let guard = gpa == 0;
+        if guard {
+            paging::set_page_0(true);
+        }
+        // SAFETY: the library has the page mapped, privately.
+        let answer = unsafe { cpu::pvalidate(gpa, size == PageSize::Large, true) };
+        if guard {
+            paging::set_page_0(false);
+        }
+        const SIZE_MISMATCH: u32 = 6;
+        match answer {
+            (0, false) => Validation::Changed,
+            (0, true) => Validation::Unchanged,
+            (SIZE_MISMATCH, _) => Validation::SizeMismatch,
+            (code, _) => Validation::Failed(code),
+        }
+    }
+
+    fn map(&mut self, gib: u64) -> Result<(), Stop> {
+        if gib >= 512 {
+            return Err(TerminationReason::MemoryMap.because("RAM where none can be"));
+        }
+        // SAFETY: low memory, with the directories, is accepted before anything is mapped, and slices of RAM reach
+        // no higher than 4 GiB, where the window starts.
+        unsafe { paging::map(gib, &mut self.window) };
+        Ok(())
+    }
+
+    fn set_ram_end(&mut self, end: u64) {
+        self.ram_end = end.min(RAM_BELOW_4G_END);
+    }
+
+    fn ram(&mut self, range: Range) -> Result<&mut [u8], Stop> {
+        let low = Range::new(0, LOW_RAM_END);
+        let high = Range::new(HIGH_RAM_START, self.ram_end);
+        let inside = range.start <= range.end && (low.contains(&range) || high.contains(&range));
+        if !inside || OWN.iter().any(|own| own.overlaps(&range)) {
+            return Err(TerminationReason::Exception.because("internal error: memory that is not to be used"));
+        }
+        // SAFETY: the range is RAM, mapped and (in an SNP guest) accepted before its end was set or launched as
+        // accepted; it holds nothing of the firmware's own, and the borrow of `self` keeps other slices away.
+        Ok(unsafe {
+            core::slice::from_raw_parts_mut(range.start as *mut u8, (range.end - range.start) as usize)
+        })
+    }
+
+    fn share(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Stop> {
+        let to = bounce(offset, bytes.len())?;
+        // SAFETY: inside the bounce buffer, to which only raw pointers lead.
+        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn unshare(&mut self, offset: usize, bytes: &mut [u8]) -> Result<(), Stop> {
+        let from = bounce(offset, bytes.len())?;
+        // SAFETY: as above. The host may write meanwhile, so the copy may be torn; it is made once and then checked.
+        unsafe { core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn unshare_to_ram(&mut self, offset: usize, to: Range) -> Result<(), Stop> {
+        let bytes = self.ram(to)?;
+        let from = bounce(offset, bytes.len())?;
+        // SAFETY: as above; RAM that is handed out never is the bounce buffer.
+        unsafe { core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// A part of the bounce buffer.
+fn bounce(offset: usize, length: usize) -> Result<*mut u8, Stop> {
+    match offset.checked_add(length) {
+        Some(end) if end as u64 <= BOUNCE.len() => Ok((BOUNCE.start as usize + offset) as *mut u8),
+        _ => Err(TerminationReason::Exception.because("internal error: outside the bounce buffer")),
+    }
+}
+
+/// RAM is write-back, the hole below 4 GiB is not cached: what firmware owes a kernel that looks at MTRRs. A guest
+/// without confidentiality only; in others memory types are the page tables' alone.
+fn set_memory_types() {
+    const CPUID_MTRR: u32 = 1 << 12;
+    const DEFAULT_TYPE: u32 = 0x2FF;
+    const BASE_0: u32 = 0x200;
+    const MASK_0: u32 = 0x201;
+    const WRITE_BACK: u64 = 6;
+    const ENABLED: u64 = 1 << 11;
+    const VALID: u64 = 1 << 11;
+    const UNCACHED: u64 = 0;
+
+    if core::arch::x86_64::__cpuid(1).edx & CPUID_MTRR == 0 {
+        return;
+    }
+    let address_bits = match core::arch::x86_64::__cpuid(0x8000_0000).eax {
+        0x8000_0008.. => core::arch::x86_64::__cpuid(0x8000_0008).eax & 0xFF,
+        _ => 36,
+    };
+    let mask = ((1 << address_bits.clamp(36, 52)) - 1) & !(0x1_0000_0000 - RAM_BELOW_4G_END - 1);
+    // SAFETY: CPUID says that the MSRs exist; types of memory change no value in it.
+    unsafe {
+        cpu::wrmsr(BASE_0, RAM_BELOW_4G_END | UNCACHED);
+        cpu::wrmsr(MASK_0, mask | VALID);
+        cpu::wrmsr(DEFAULT_TYPE, ENABLED | WRITE_BACK);
+    }
+}
