@@ -1,0 +1,288 @@
+//! The command line, which is also the schema of the TOML file.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::ConfigError;
+use super::units::{Number, Size};
+use crate::hostile::Hostile;
+
+/// Which kind of guest to launch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tee {
+    /// SEV-SNP where the host can, else a plain guest; says which.
+    #[default]
+    Auto,
+    /// No confidentiality.
+    None,
+    /// AMD SEV-SNP.
+    Snp,
+    /// Intel TDX; not supported yet.
+    Tdx,
+}
+
+/// Flags of `cloister run`, and the keys of its TOML file.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RunArgs {
+    /// TOML file with any of these settings; flags win over it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Kind of guest
+    #[arg(long, value_enum)]
+    pub tee: Option<Tee>,
+    /// Firmware ROM
+    #[arg(long, value_name = "ROM")]
+    pub firmware: Option<PathBuf>,
+    /// Linux kernel: bzImage or ELF vmlinux
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "TEXT")]
+    pub cmdline: Option<String>,
+    /// Number of processors [default: 1]
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Guest memory, such as 512M or 2G [default: 512M]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
+    /// Raw disk image: `path=FILE[,readonly=on][,id=TEXT]`; may be given several times
+    #[arg(long, value_name = "OPTIONS")]
+    pub disk: Vec<DiskArgs>,
+    /// vsock device: cid=N,socket=PATH. The guest's connections to host port P arrive at PATH_P; the host
+    /// connects to PATH and sends "CONNECT P\n"
+    #[arg(long, value_name = "OPTIONS")]
+    pub vsock: Option<VsockArgs>,
+    /// First serial port: stdio, null or file=PATH [default: stdio]
+    #[arg(long, value_name = "BACKEND")]
+    pub serial: Option<Backend>,
+    /// virtio console (hvc0): stdio, null or file=PATH [default: stdio]
+    #[arg(long, value_name = "BACKEND")]
+    pub console: Option<Backend>,
+    /// SNP guest policy [default: 0x30000]
+    #[arg(long, value_name = "NUMBER")]
+    pub snp_policy: Option<Number>,
+    /// Accept a guest policy that lets the host debug the guest
+    #[arg(long)]
+    pub allow_debug: bool,
+    /// SNP ID block, 96 bytes
+    #[arg(long, value_name = "FILE")]
+    pub id_block: Option<PathBuf>,
+    /// SNP ID authentication, 4096 bytes
+    #[arg(long, value_name = "FILE")]
+    pub id_auth: Option<PathBuf>,
+    /// HOST_DATA of the attestation report, 64 hexadecimal digits
+    #[arg(long, value_name = "HEX")]
+    pub host_data: Option<String>,
+    /// Write the launch transcript (JSON) here
+    #[arg(long, value_name = "FILE")]
+    pub transcript: Option<PathBuf>,
+    /// Attack the guest as a malicious host would, to see that it notices
+    #[arg(long, value_enum, value_name = "ATTACK", hide = true)]
+    #[serde(skip)]
+    pub hostile: Option<Hostile>,
+}
+
+impl RunArgs {
+    /// Fills what the command line left open from the file that it names.
+    pub fn with_config_file(self) -> Result<Self, ConfigError> {
+        let Some(path) = self.config.clone() else { return Ok(self) };
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+            what: "config",
+            path: path.clone(),
+            source,
+        })?;
+        let file: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Toml { path, message: one_line(&text, &error) })?;
+        Ok(self.over(file))
+    }
+
+    /// `self` where it says something, else `file`.
+    fn over(self, file: Self) -> Self {
+        Self {
+            config: self.config,
+            tee: self.tee.or(file.tee),
+            firmware: self.firmware.or(file.firmware),
+            kernel: self.kernel.or(file.kernel),
+            initrd: self.initrd.or(file.initrd),
+            cmdline: self.cmdline.or(file.cmdline),
+            cpus: self.cpus.or(file.cpus),
+            memory: self.memory.or(file.memory),
+            disk: if self.disk.is_empty() { file.disk } else { self.disk },
+            vsock: self.vsock.or(file.vsock),
+            serial: self.serial.or(file.serial),
+            console: self.console.or(file.console),
+            snp_policy: self.snp_policy.or(file.snp_policy),
+            allow_debug: self.allow_debug || file.allow_debug,
+            id_block: self.id_block.or(file.id_block),
+            id_auth: self.id_auth.or(file.id_auth),
+            host_data: self.host_data.or(file.host_data),
+            transcript: self.transcript.or(file.transcript),
+            hostile: self.hostile,
+        }
+    }
+}
+
+/// A TOML error as `line N: message`.
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+    format!("line {line}: {}", error.message().replace('\n', " "))
+}
+
+/// A `--disk`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskArgs {
+    /// The image.
+    pub path: PathBuf,
+    /// Refuse writes.
+    #[serde(default)]
+    pub readonly: bool,
+    /// Serial number that the guest sees.
+    pub id: Option<String>,
+}
+
+/// A `--vsock`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockArgs {
+    /// The guest's context identifier.
+    pub cid: u32,
+    /// Where the host finds it.
+    pub socket: PathBuf,
+}
+
+/// Where a character device's output goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// Standard output, and standard input where it is a terminal.
+    #[default]
+    Stdio,
+    /// Nowhere.
+    Null,
+    /// A file, created or truncated.
+    File(PathBuf),
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "null" => Ok(Self::Null),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(format!("{text:?} is none of stdio, null, file=PATH")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Backend {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// `key=value` pairs separated by commas, each key at most once.
+fn pairs<'a>(text: &'a str, keys: &[&str]) -> Result<Vec<(&'a str, &'a str)>, String> {
+    let mut pairs: Vec<(&str, &str)> = Vec::new();
+    for pair in text.split(',') {
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} is not key=value"))?;
+        if !keys.contains(&key) {
+            return Err(format!("unknown key {key:?}; known: {}", keys.join(", ")));
+        }
+        if pairs.iter().any(|(known, _)| *known == key) {
+            return Err(format!("{key} given twice"));
+        }
+        pairs.push((key, value));
+    }
+    Ok(pairs)
+}
+
+fn value<'a>(pairs: &[(&str, &'a str)], key: &str) -> Option<&'a str> {
+    pairs.iter().find(|(known, _)| *known == key).map(|&(_, value)| value)
+}
+
+impl FromStr for DiskArgs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pairs = pairs(text, &["path", "readonly", "id"])?;
+        let readonly = match value(&pairs, "readonly") {
+            None | Some("off") => false,
+            Some("on") => true,
+            Some(other) => return Err(format!("readonly={other}: on or off")),
+        };
+        let path = value(&pairs, "path").ok_or("path=FILE is missing")?.into();
+        Ok(Self { path, readonly, id: value(&pairs, "id").map(str::to_owned) })
+    }
+}
+
+impl FromStr for VsockArgs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pairs = pairs(text, &["cid", "socket"])?;
+        let cid = value(&pairs, "cid").ok_or("cid=N is missing")?;
+        let cid = cid.parse().map_err(|_| format!("cid={cid} is not a number of 32 bits"))?;
+        Ok(Self { cid, socket: value(&pairs, "socket").ok_or("socket=PATH is missing")?.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_and_sockets_are_key_value_lists() {
+        let disk = |path: &str, readonly, id: Option<&str>| DiskArgs {
+            path: path.into(),
+            readonly,
+            id: id.map(str::to_owned),
+        };
+        assert_eq!("path=a.img".parse(), Ok(disk("a.img", false, None)));
+        assert_eq!("readonly=on,id=x,path=a".parse(), Ok(disk("a", true, Some("x"))));
+        for text in ["", "a.img", "readonly=on", "path=a,path=b", "path=a,colour=red", "path=a,readonly=1"] {
+            assert!(text.parse::<DiskArgs>().is_err(), "{text}");
+        }
+        assert_eq!("cid=3,socket=s".parse(), Ok(VsockArgs { cid: 3, socket: "s".into() }));
+        for text in ["cid=3", "socket=s", "cid=x,socket=s", "cid=4294967296,socket=s"] {
+            assert!(text.parse::<VsockArgs>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file: RunArgs = toml::from_str(
+            "tee = \"snp\"\ncpus = 4\nmemory = \"1G\"\nsnp-policy = 0x30000\nserial = \"null\"\n\
+             [[disk]]\npath = \"a\"\n[vsock]\ncid = 3\nsocket = \"s\"\n",
+        )
+        .unwrap();
+        let flags = RunArgs { cpus: Some(2), ..RunArgs::default() };
+        let merged = flags.over(file);
+        assert_eq!((merged.cpus, merged.memory, merged.tee), (Some(2), Some(Size(1 << 30)), Some(Tee::Snp)));
+        assert_eq!((merged.serial, merged.disk.len()), (Some(Backend::Null), 1));
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_values_are_refused_with_their_line() {
+        for (text, line) in [
+            ("cpus = 1\ncolour = \"red\"\n", "line 2: unknown field `colour`"),
+            ("memory = \"lots\"\n", "line 1: "),
+            ("not toml", "line 1: "),
+        ] {
+            let error = toml::from_str::<RunArgs>(text).unwrap_err();
+            let message = one_line(text, &error);
+            assert!(message.starts_with(line) && !message.contains('\n'), "{message}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What to run: command line and TOML file, merged into one checked struct.
+//!
+//! Parsing is pure; [`VmConfig::load`] then reads every input file whole, so that a launch that starts has
+//! all that it needs and a launch that cannot work is refused before anything is created.
+
+mod args;
+mod images;
+mod units;
+
+pub use args::{Backend, DiskArgs, RunArgs, Tee, VsockArgs};
+pub use images::Kernel;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cloister_attestation::measure::snp::{Rom, RomError};
+
+use crate::hostile::Hostile;
+
+/// The smallest guest that the firmware can do anything with.
+const MEMORY_MIN: u64 = 16 << 20;
+const MEMORY_MAX: u64 = 1 << 40;
+/// x2APIC identifiers that MSIs without interrupt remapping can address.
+const CPUS_MAX: u32 = 255;
+/// COMMAND_LINE_SIZE of Linux on x86, with the NUL.
+const CMDLINE_MAX: usize = 2048;
+/// The default guest policy: bit 17 must be one, bit 16 allows SMT.
+const DEFAULT_SNP_POLICY: u64 = 0x3_0000;
+const SNP_POLICY_DEBUG: u64 = 1 << 19;
+
+/// Why the input is unusable. Each is one line that says what to change.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ConfigError {
+    #[error("{what} {}: {source}", path.display())]
+    Read { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{}: {message}", path.display())]
+    Toml { path: PathBuf, message: String },
+    #[error("no firmware given: use --firmware ROM")]
+    NoFirmware,
+    #[error("firmware {}: {source}", path.display())]
+    Firmware { path: PathBuf, source: RomError },
+    #[error("firmware {}: not a ROM for this machine, it has no table of GUIDed entries at its end", path.display())]
+    NotFirmware { path: PathBuf },
+    #[error("kernel {}: {reason}", path.display())]
+    Kernel { path: PathBuf, reason: images::ImageError },
+    #[error("initrd {}: {reason}", path.display())]
+    Initrd { path: PathBuf, reason: images::ImageError },
+    #[error("--{0} needs a kernel: use --kernel FILE")]
+    NeedsKernel(&'static str),
+    #[error("--cmdline has {len} bytes; Linux takes {CMDLINE_MAX} with the terminating NUL")]
+    CmdlineLong { len: usize },
+    #[error("--cmdline contains a NUL byte")]
+    CmdlineNul,
+    #[error("--cpus {0}: a guest has 1 to {CPUS_MAX} CPUs")]
+    Cpus(u32),
+    #[error("--memory {0} bytes: a guest has 16 MiB to 1 TiB of memory, in whole pages of 4 KiB")]
+    Memory(u64),
+    #[error("disk {}: {reason}", path.display())]
+    Disk { path: PathBuf, reason: String },
+    #[error("--{what} {}: {source}", path.display())]
+    Output { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("vsock cid {0}: guests have 3 to 4294967294")]
+    VsockCid(u32),
+    #[error("vsock socket {}: {reason}", path.display())]
+    VsockSocket { path: PathBuf, reason: String },
+    #[error("--snp-policy {0:#x} allows the host to debug the guest; add --allow-debug if that is meant")]
+    PolicyDebug(u64),
+    #[error("--snp-policy {0:#x}: bit 17 is reserved and must be one")]
+    PolicyReserved(u64),
+    #[error("--{what}: {reason}")]
+    SnpInput { what: &'static str, reason: String },
+}
+
+/// A disk as the guest will see it.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// The raw image.
+    pub path: PathBuf,
+    /// Whether the guest may write.
+    pub readonly: bool,
+    /// VIRTIO_BLK_T_GET_ID's answer.
+    pub id: String,
+}
+
+/// A checked configuration with the contents of its input files.
+#[derive(Debug)]
+pub struct VmConfig {
+    /// Which kind of guest; `Auto` is decided by what the host can do.
+    pub tee: Tee,
+    /// The ROM.
+    pub firmware: Vec<u8>,
+    /// What the firmware is to boot.
+    pub kernel: Option<Arc<Kernel>>,
+    /// How many processors.
+    pub cpus: u32,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// Block devices in PCI order.
+    pub disks: Vec<Disk>,
+    /// The vsock device.
+    pub vsock: Option<VsockArgs>,
+    /// Where COM1 goes.
+    pub serial: Backend,
+    /// Where hvc0 goes; no device if `Null`.
+    pub console: Backend,
+    /// Guest policy of SNP_LAUNCH_START.
+    pub snp_policy: u64,
+    /// ID block and its authentication.
+    pub id_block: Option<IdBlock>,
+    /// HOST_DATA of the attestation report.
+    pub host_data: [u8; 32],
+    /// Where the launch transcript goes.
+    pub transcript: Option<PathBuf>,
+    /// An attack on the guest, in tests.
+    pub hostile: Option<Hostile>,
+}
+
+/// The launch identity that SNP_LAUNCH_FINISH checks.
+#[derive(Clone, Debug)]
+pub struct IdBlock {
+    /// 96 bytes: digest, family, image, version, SVN, policy.
+    pub block: Vec<u8>,
+    /// 4096 bytes: keys and signatures.
+    pub auth: Vec<u8>,
+    /// Whether the author key in `auth` is to be checked.
+    pub author_key: bool,
+}
+
+impl VmConfig {
+    /// Merges `args` with the file that they name, reads the inputs and checks all of it.
+    pub fn load(args: RunArgs) -> Result<Self, ConfigError> {
+        let args = args.with_config_file()?;
+        let cpus = args.cpus.unwrap_or(1);
+        if !(1..=CPUS_MAX).contains(&cpus) {
+            return Err(ConfigError::Cpus(cpus));
+        }
+        let memory = args.memory.map_or(512 << 20, |size| size.0);
+        if !(MEMORY_MIN..=MEMORY_MAX).contains(&memory) || !memory.is_multiple_of(4096) {
+            return Err(ConfigError::Memory(memory));
+        }
+        let snp_policy = args.snp_policy.map_or(DEFAULT_SNP_POLICY, |policy| policy.0);
+        check_policy(snp_policy, args.allow_debug)?;
+        let firmware = read_firmware(args.firmware.as_deref())?;
+        let kernel = read_kernel(&args)?;
+        let disks = args.disk.iter().enumerate().map(check_disk).collect::<Result<_, _>>()?;
+        args.vsock.as_ref().map_or(Ok(()), check_vsock)?;
+        Ok(Self {
+            tee: args.tee.unwrap_or_default(),
+            firmware,
+            kernel: kernel.map(Arc::new),
+            cpus,
+            memory,
+            disks,
+            serial: args.serial.unwrap_or_default(),
+            console: args.console.unwrap_or_default(),
+            snp_policy,
+            id_block: read_id_block(args.id_block.as_deref(), args.id_auth.as_deref())?,
+            host_data: args.host_data.as_deref().map_or(Ok([0; 32]), parse_host_data)?,
+            transcript: args.transcript,
+            hostile: args.hostile,
+            vsock: args.vsock,
+        })
+    }
+}
+
+fn check_policy(policy: u64, allow_debug: bool) -> Result<(), ConfigError> {
+    match policy {
+        _ if policy & SNP_POLICY_DEBUG != 0 && !allow_debug => Err(ConfigError::PolicyDebug(policy)),
+        _ if policy & (1 << 17) == 0 => Err(ConfigError::PolicyReserved(policy)),
+        _ => Ok(()),
+    }
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|source| ConfigError::Read { what, path: path.to_owned(), source })
+}
+
+fn read_firmware(path: Option<&Path>) -> Result<Vec<u8>, ConfigError> {
+    let path = path.ok_or(ConfigError::NoFirmware)?;
+    let bytes = read("firmware", path)?;
+    let rom = Rom::parse(&bytes);
+    match rom.map_err(|source| ConfigError::Firmware { path: path.to_owned(), source })?.has_table() {
+        true => Ok(bytes),
+        false => Err(ConfigError::NotFirmware { path: path.to_owned() }),
+    }
+}
+
+fn read_kernel(args: &RunArgs) -> Result<Option<Kernel>, ConfigError> {
+    let Some(path) = args.kernel.as_deref() else {
+        let orphan = [("initrd", args.initrd.is_some()), ("cmdline", args.cmdline.is_some())];
+        return match orphan.into_iter().find(|(_, given)| *given) {
+            Some((what, _)) => Err(ConfigError::NeedsKernel(what)),
+            None => Ok(None),
+        };
+    };
+    let cmdline = args.cmdline.clone().unwrap_or_default();
+    if cmdline.contains('\0') {
+        return Err(ConfigError::CmdlineNul);
+    }
+    if cmdline.len() >= CMDLINE_MAX {
+        return Err(ConfigError::CmdlineLong { len: cmdline.len() });
+    }
+    let image = read("kernel", path)?;
+    images::check_kernel(&image).map_err(|reason| ConfigError::Kernel { path: path.to_owned(), reason })?;
+    let initrd = args.initrd.as_deref().map(|path| {
+        let bytes = read("initrd", path)?;
+        images::check_initrd(&bytes)
+            .map_err(|reason| ConfigError::Initrd { path: path.to_owned(), reason })?;
+        Ok(bytes)
+    });
+    Ok(Some(Kernel { image, initrd: initrd.transpose()?, cmdline }))
+}
+
+fn check_disk((index, args): (usize, &DiskArgs)) -> Result<Disk, ConfigError> {
+    let path = args.path.clone();
+    let fail = |reason: String| ConfigError::Disk { path: path.clone(), reason };
+    let metadata = std::fs::metadata(&path).map_err(|error| fail(error.to_string()))?;
+    if metadata.is_dir() {
+        return Err(fail("is a directory".into()));
+    }
+    // A block device has no length here; the device finds it by seeking.
+    if metadata.is_file() && (metadata.len() == 0 || !metadata.len().is_multiple_of(512)) {
+        return Err(fail(format!(
+            "a raw image is whole sectors of 512 bytes, this file has {} bytes",
+            metadata.len()
+        )));
+    }
+    let id = args.id.clone().unwrap_or_else(|| format!("disk{index}"));
+    if id.len() > 20 || !id.is_ascii() {
+        return Err(fail(format!("id {id:?}: an id is up to 20 ASCII characters")));
+    }
+    Ok(Disk { path, readonly: args.readonly, id })
+}
+
+fn check_vsock(args: &VsockArgs) -> Result<(), ConfigError> {
+    if !(3..u32::MAX).contains(&args.cid) {
+        return Err(ConfigError::VsockCid(args.cid));
+    }
+    let fail = |reason: String| Err(ConfigError::VsockSocket { path: args.socket.clone(), reason });
+    // sun_path has 108 bytes with the NUL, and the host side of a guest's connection appends `_PORT`.
+    if args.socket.as_os_str().len() > 96 {
+        return fail("a unix socket path has at most 96 bytes here".into());
+    }
+    match std::fs::symlink_metadata(&args.socket) {
+        Ok(_) => fail("exists already; is another guest using it?".into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => fail(error.to_string()),
+    }
+}
+
+fn read_id_block(block: Option<&Path>, auth: Option<&Path>) -> Result<Option<IdBlock>, ConfigError> {
+    let (block, auth) = match (block, auth) {
+        (None, None) => return Ok(None),
+        (Some(block), Some(auth)) => (read("id block", block)?, read("id auth", auth)?),
+        (Some(_), None) => {
+            return Err(ConfigError::SnpInput { what: "id-block", reason: "needs --id-auth too".into() });
+        }
+        (None, Some(_)) => {
+            return Err(ConfigError::SnpInput { what: "id-auth", reason: "needs --id-block too".into() });
+        }
+    };
+    for (what, bytes, len) in [("id-block", &block, 96), ("id-auth", &auth, 4096)] {
+        if bytes.len() != len {
+            let reason = format!("the file has {} bytes instead of {len}", bytes.len());
+            return Err(ConfigError::SnpInput { what, reason });
+        }
+    }
+    // ID authentication: author key at 0x680 (SEV-SNP firmware ABI 56860, "ID Authentication Information Structure").
+    let author_key = auth.iter().skip(0x680).take(0x404).any(|&byte| byte != 0);
+    Ok(Some(IdBlock { block, auth, author_key }))
+}
+
+fn parse_host_data(hex: &str) -> Result<[u8; 32], ConfigError> {
+    units::parse_hex(hex).and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| ConfigError::SnpInput {
+        what: "host-data",
+        reason: "takes 64 hexadecimal digits".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

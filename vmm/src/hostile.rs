@@ -1,0 +1,129 @@
+//! What a malicious host would do. For tests of the defence only: nothing here is active unless a hidden flag asks
+//! for it, and then the guest is expected to notice and end itself.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::config::Kernel;
+use crate::memory::Converter;
+
+/// An attack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Hostile {
+    /// Swap validated private pages for fresh ones, once Linux runs.
+    RamRemap,
+    /// Declare private pages shared, kernel code among them, once Linux runs; and insist on it.
+    SharedCode,
+    /// Hand the guest a CPUID page that contradicts itself.
+    CpuidPage,
+    /// Measure the given kernel and hand out another one.
+    Kernel,
+    /// Measure the given initrd and hand out another one.
+    Initrd,
+    /// Measure the given command line and hand out another one.
+    Cmdline,
+}
+
+impl Hostile {
+    /// What the firmware is handed instead of what was measured.
+    pub fn swap(self, kernel: &Kernel) -> Kernel {
+        let Kernel { mut image, mut initrd, mut cmdline } = kernel.clone();
+        let flip = |bytes: &mut [u8]| bytes.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+        match self {
+            Self::Kernel => flip(&mut image),
+            Self::Initrd => flip(initrd.as_deref_mut().unwrap_or_default()),
+            Self::Cmdline => cmdline.push_str(" init=/bin/sh"),
+            Self::RamRemap | Self::SharedCode | Self::CpuidPage => {}
+        }
+        Kernel { image, initrd, cmdline }
+    }
+}
+
+/// Pages are swapped in steps of this size.
+const STEP: u64 = 2 << 20;
+
+/// An attack on a running guest, launched once.
+pub struct Attack {
+    kind: Hostile,
+    converter: Arc<Converter>,
+    done: AtomicBool,
+}
+
+impl Attack {
+    /// Prepares `kind`, if it is an attack on a running guest.
+    pub fn prepare(kind: Option<Hostile>, converter: Option<&Arc<Converter>>) -> Option<Self> {
+        let kind = kind.filter(|kind| matches!(kind, Hostile::RamRemap | Hostile::SharedCode))?;
+        let converter = converter?.clone();
+        Some(Self { kind, converter, done: AtomicBool::new(false) })
+    }
+
+    /// Attacks, the first time that this is called. The caller chooses a moment at which Linux runs.
+    pub fn strike(&self) {
+        if self.done.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(ram) = self.converter.slots().first().map(|slot| slot.range.clone()) else { return };
+        let result = match self.kind {
+            Hostile::RamRemap => {
+                let range = free_memory(&ram);
+                eprintln!(
+                    "cloister: HOSTILE: swapping the guest's pages at {:#x}..{:#x}",
+                    range.start, range.end
+                );
+                // They come back from guest_memfd as other pages, which the RMP does not know as validated.
+                let mut steps = range.step_by(STEP as usize).map(|at| at..at + STEP);
+                steps.try_for_each(|step| self.converter.discard_private(&step))
+            }
+            Hostile::SharedCode => {
+                eprintln!("cloister: HOSTILE: declaring the guest's private pages shared");
+                self.converter.set_attributes(&ram, false)
+            }
+            Hostile::CpuidPage | Hostile::Kernel | Hostile::Initrd | Hostile::Cmdline => Ok(()),
+        };
+        if let Err(error) = result {
+            eprintln!("cloister: HOSTILE: failed: {error}");
+        }
+    }
+
+    /// Whether this host refuses to make a page private again that the guest accesses as private.
+    pub fn insists_on_shared(&self) -> bool {
+        self.kind == Hostile::SharedCode && self.done.load(Ordering::Acquire)
+    }
+}
+
+/// Memory that Linux will use, without what it needs to say that something is wrong: its image is low, its
+/// per-CPU areas and page tables are at the top.
+fn free_memory(ram: &Range<u64>) -> Range<u64> {
+    let at = |eighths: u64| (ram.start + (ram.end - ram.start) / 8 * eighths) / STEP * STEP;
+    at(3)..at(7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_one_input_is_swapped() {
+        let good = Kernel { image: vec![1, 2], initrd: Some(vec![3, 4]), cmdline: "quiet".into() };
+        for (hostile, changed) in [
+            (Hostile::Kernel, [true, false, false]),
+            (Hostile::Initrd, [false, true, false]),
+            (Hostile::Cmdline, [false, false, true]),
+            (Hostile::RamRemap, [false; 3]),
+        ] {
+            let bad = hostile.swap(&good);
+            let differs = [bad.image != good.image, bad.initrd != good.initrd, bad.cmdline != good.cmdline];
+            assert_eq!(differs, changed, "{hostile:?}");
+        }
+    }
+
+    #[test]
+    fn swapped_memory_is_whole_steps_inside_of_ram() {
+        for mib in [64, 512, 3 << 10] {
+            let range = free_memory(&(0..mib << 20));
+            assert!(range.start.is_multiple_of(STEP) && range.end.is_multiple_of(STEP));
+            assert!(range.start > 16 << 20 && range.end < mib << 20 && !range.is_empty());
+        }
+    }
+}

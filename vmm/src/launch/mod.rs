@@ -1,0 +1,156 @@
+//! From nothing to a guest that is about to execute its first instruction.
+//!
+//! Both kinds of guest boot the same ROM from the reset vector. A plain guest is done once its memory holds the
+//! ROM; a confidential one goes through the typestate of [`snp`].
+
+mod cpuid;
+mod cpuid_page;
+mod plain;
+mod reset;
+pub mod sev;
+pub mod snp;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cloister_attestation::measure::snp::{PlanError, RomError};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+
+use crate::config::{Tee, VmConfig};
+use crate::devices::ioapic;
+use crate::memory::{Converter, DeviceMemory, MemoryError, PrivateSlot, Ram};
+use sev::SevError;
+
+/// Memory slots of RAM are numbered from 1; the ROM is slot 0.
+const ROM_SLOT: u32 = 0;
+const RAM_SLOT: u32 = 1;
+
+/// Why there is no guest.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum LaunchError {
+    #[error("/dev/kvm: {0}; is KVM there, and may this user open it?")]
+    NoKvm(kvm_ioctls::Error),
+    #[error("/dev/kvm speaks API version {0} instead of {KVM_API_VERSION}")]
+    ApiVersion(i32),
+    #[error("this host's KVM lacks {0}")]
+    Missing(&'static str),
+    #[error("{cpus} CPUs are more than this host's KVM supports ({max})")]
+    TooManyCpus { cpus: u32, max: usize },
+    #[error("{call}: {source}")]
+    Kvm { call: &'static str, source: kvm_ioctls::Error },
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error("this version of cloister launches no TDX guests")]
+    NoTdx,
+    #[error("/dev/sev: {0}; SEV-SNP needs the secure processor's driver (ccp)")]
+    NoSev(std::io::Error),
+    #[error("firmware: {0}")]
+    Rom(#[from] RomError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Sev(#[from] SevError),
+    #[error("guest memory {gpa:#x}, page type {type_}: {source}")]
+    Update { gpa: u64, type_: u8, source: SevError },
+    #[error("SNP_LAUNCH_UPDATE of guest memory {gpa:#x} ended somewhere else")]
+    NoProgress { gpa: u64 },
+    #[error("the firmware wants {len:#x} bytes at {gpa:#x} measured, where the guest has no memory")]
+    PlanOutsideRam { gpa: u64, len: u64 },
+    #[error("KVM's CPUID has more leaves than the {max} that an SNP CPUID page holds")]
+    CpuidTooLong { max: usize },
+    #[error("the secure processor refused the CPUID page: {differences}")]
+    CpuidRefused { differences: String },
+    #[error("transcript {}: {source}", path.display())]
+    Transcript { path: PathBuf, source: std::io::Error },
+}
+
+/// Names the call in the error of a KVM ioctl.
+trait Call<T> {
+    fn call(self, call: &'static str) -> Result<T, LaunchError>;
+}
+
+impl<T> Call<T> for Result<T, kvm_ioctls::Error> {
+    fn call(self, call: &'static str) -> Result<T, LaunchError> {
+        self.map_err(|source| LaunchError::Kvm { call, source })
+    }
+}
+
+/// A guest whose vCPUs can run.
+pub struct Guest {
+    /// The VM.
+    pub vm: Arc<VmFd>,
+    /// In the order of their APIC identifiers.
+    pub vcpus: Vec<VcpuFd>,
+    /// What devices may touch.
+    pub memory: DeviceMemory,
+    /// Of a confidential guest.
+    pub converter: Option<Arc<Converter>>,
+    /// Holds the mapping behind a slot.
+    _rom: Ram,
+    /// And its private side.
+    _rom_slots: Vec<PrivateSlot>,
+}
+
+/// Opens `/dev/kvm`.
+pub fn open_kvm() -> Result<Kvm, LaunchError> {
+    let kvm = Kvm::new().map_err(LaunchError::NoKvm)?;
+    match kvm.get_api_version() {
+        version if version == KVM_API_VERSION as i32 => Ok(kvm),
+        version => Err(LaunchError::ApiVersion(version)),
+    }
+}
+
+/// What every kind of guest needs of KVM, in words for an operator.
+pub const REQUIRED: &[(Cap, &str)] = &[
+    (Cap::UserMemory, "user memory slots (KVM_CAP_USER_MEMORY)"),
+    (Cap::SplitIrqchip, "a split interrupt controller (KVM_CAP_SPLIT_IRQCHIP)"),
+    (Cap::SignalMsi, "message-signalled interrupts (KVM_CAP_SIGNAL_MSI)"),
+    (Cap::Ioeventfd, "ioeventfd (KVM_CAP_IOEVENTFD)"),
+    (Cap::ImmediateExit, "immediate exit (KVM_CAP_IMMEDIATE_EXIT)"),
+    (Cap::ExtCpuid, "CPUID control (KVM_CAP_EXT_CPUID)"),
+];
+
+/// Launches the guest that `config` describes.
+pub fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError> {
+    for (capability, words) in REQUIRED {
+        kvm.check_extension(*capability).then_some(()).ok_or(LaunchError::Missing(words))?;
+    }
+    let max = kvm.get_max_vcpus();
+    if config.cpus as usize > max {
+        return Err(LaunchError::TooManyCpus { cpus: config.cpus, max });
+    }
+    match config.tee {
+        // Whoever left it open has chosen before; see [`choose`].
+        Tee::None | Tee::Auto => plain::launch(kvm, config),
+        Tee::Snp => snp::launch(kvm, config),
+        Tee::Tdx => Err(LaunchError::NoTdx),
+    }
+}
+
+/// What `--tee auto` means on this host, and why.
+pub fn choose(kvm: &Kvm) -> (Tee, String) {
+    match snp::missing(kvm)
+        .map(str::to_owned)
+        .or_else(|| snp::open_sev().err().map(|error| error.to_string()))
+    {
+        None => (Tee::Snp, "this host can launch SEV-SNP guests".to_owned()),
+        Some(missing) => (Tee::None, format!("NOT confidential: this host lacks {missing}")),
+    }
+}
+
+/// A VM of `vm_type` with its local APICs in KVM and its I/O APIC here.
+fn create_vm(kvm: &Kvm, vm_type: u64) -> Result<VmFd, LaunchError> {
+    let vm = kvm.create_vm_with_type(vm_type).call("KVM_CREATE_VM")?;
+    let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+    split.args[0] = ioapic::PINS as u64;
+    vm.enable_cap(&split).call("KVM_ENABLE_CAP(SPLIT_IRQCHIP)")?;
+    let mut x2apic = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
+    x2apic.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+    vm.enable_cap(&x2apic).call("KVM_ENABLE_CAP(X2APIC_API)")?;
+    Ok(vm)
+}

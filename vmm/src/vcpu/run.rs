@@ -1,0 +1,116 @@
+//! The threads that run vCPUs.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
+
+use super::exits::{Handled, Handler};
+use super::kick::Kick;
+use crate::outcome::Outcome;
+
+/// What the threads share: whether to go on, and how the guest ended.
+#[derive(Debug)]
+struct Shared {
+    stop: AtomicBool,
+    outcome: Mutex<Option<Outcome>>,
+    ended: EventFd,
+}
+
+impl Shared {
+    /// Records how the guest ended; the first one counts.
+    fn end(&self, outcome: Outcome) {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
+        self.stop.store(true, Ordering::Release);
+        // A full eventfd is readable, which is all that is wanted.
+        let _ = self.ended.write(1);
+    }
+}
+
+/// All vCPUs of a guest.
+pub struct VcpuThreads {
+    shared: Arc<Shared>,
+    kicks: Vec<Kick>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl VcpuThreads {
+    /// Starts one thread per vCPU.
+    pub fn start(vcpus: Vec<VcpuFd>, handler: &Arc<Handler>) -> io::Result<Self> {
+        let ended = EventFd::new(EFD_CLOEXEC)?;
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), outcome: Mutex::new(None), ended });
+        let mut all = Self { shared, kicks: Vec::new(), threads: Vec::new() };
+        for (index, mut vcpu) in vcpus.into_iter().enumerate() {
+            let (kick, shared, handler) = (Kick::default(), all.shared.clone(), handler.clone());
+            all.kicks.push(kick.clone());
+            let body = move || {
+                let registration = kick.register(&mut vcpu);
+                let outcome = run(&mut vcpu, &shared, &handler);
+                drop(registration);
+                if let Some(outcome) = outcome {
+                    shared.end(outcome);
+                }
+            };
+            all.threads.push(std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body)?);
+        }
+        Ok(all)
+    }
+
+    /// Readable once a vCPU has ended the guest.
+    pub fn ended(&self) -> &EventFd {
+        &self.shared.ended
+    }
+
+    /// Ends the guest from outside.
+    pub fn stop(&self, outcome: Outcome) {
+        self.shared.end(outcome);
+    }
+
+    /// Gets every thread out of KVM and waits for it; returns how the guest ended.
+    pub fn join(mut self) -> Outcome {
+        self.shared.stop.store(true, Ordering::Release);
+        self.kicks.iter().for_each(Kick::kick);
+        let mut panicked = false;
+        for thread in self.threads.drain(..) {
+            panicked |= thread.join().is_err();
+        }
+        let outcome = self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        outcome.unwrap_or(Outcome::Failed(if panicked { "a vCPU thread died" } else { "no reason" }.into()))
+    }
+}
+
+/// Runs one vCPU until the guest ends, here or elsewhere.
+fn run(vcpu: &mut VcpuFd, shared: &Shared, handler: &Handler) -> Option<Outcome> {
+    while !shared.stop.load(Ordering::Acquire) {
+        let handled = match vcpu.run() {
+            Ok(exit) => handler.handle(exit),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Handled::Resume,
+            Err(error) => Handled::End(Outcome::Failed(format!("KVM_RUN: {error}"))),
+        };
+        match handled {
+            Handled::Resume => {}
+            Handled::End(outcome) => return Some(outcome),
+            Handled::InternalError => return Some(internal_error(vcpu)),
+        }
+    }
+    None
+}
+
+/// Says what KVM could not do, and where the guest was (unless its registers are its own).
+fn internal_error(vcpu: &mut VcpuFd) -> Outcome {
+    let rip = vcpu.get_regs().map(|regs| format!(" at RIP {:#x}", regs.rip)).unwrap_or_default();
+    let run = vcpu.get_kvm_run();
+    // SAFETY: the exit reason was KVM_EXIT_INTERNAL_ERROR, so KVM filled this member.
+    let suberror = unsafe { run.__bindgen_anon_1.internal }.suberror;
+    let what = match suberror {
+        kvm_bindings::KVM_INTERNAL_ERROR_EMULATION => "instruction emulation failed",
+        kvm_bindings::KVM_INTERNAL_ERROR_SIMUL_EX => "simultaneous exceptions",
+        kvm_bindings::KVM_INTERNAL_ERROR_DELIVERY_EV => "event delivery failed",
+        kvm_bindings::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "unexpected exit reason",
+        _ => "unknown",
+    };
+    Outcome::Failed(format!("KVM internal error {suberror} ({what}){rip}"))
+}

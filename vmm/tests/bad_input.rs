@@ -1,0 +1,63 @@
+//! Unusable input: one clear line, exit code 2, nothing left behind. No machine is needed.
+
+mod common;
+
+use common::{Asm, Scratch, arg, cloister};
+
+/// Asserts that `arguments` are refused with one line that contains `text`.
+fn refused(scratch: &Scratch, arguments: &[&str], text: &str) {
+    let before = scratch.names();
+    let output = cloister(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+    assert!(stderr.contains(text), "{arguments:?}: {stderr}");
+    // clap adds a usage hint to its line; ours stand alone.
+    assert!(stderr.starts_with("error: ") || stderr.trim().lines().count() == 1, "{stderr}");
+    assert_eq!(scratch.names(), before, "left behind by {arguments:?}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn unusable_input_is_refused_with_one_line() {
+    let scratch = Scratch::new();
+    let good = scratch.file("rom", &Asm::default().power_off().rom());
+    let rom = ["--firmware", arg(&good)];
+    let garbage = scratch.file("garbage", &[0x5a; 4096]);
+    let missing = scratch.path("missing");
+    let toml = scratch.file("vm.toml", b"cpus = \"many\"\n");
+    let cut = scratch.file("cut", &std::fs::read(&good).unwrap()[..1000]);
+    let disk = format!("path={}", arg(&missing));
+    let odd_disk = format!("path={}", arg(&cut));
+    let busy = scratch.path("busy");
+    let _listener = std::os::unix::net::UnixListener::bind(&busy).unwrap();
+    let vsock = format!("cid=3,socket={}", arg(&busy));
+    let check = |more: &[&str], text: &str| refused(&scratch, &[&rom[..], more].concat(), text);
+
+    check(&["--cpus", "0"], "--cpus 0");
+    check(&["--cpus", "9999"], "--cpus 9999");
+    check(&["--cpus", "many"], "--cpus");
+    check(&["--memory", "0"], "--memory 0");
+    check(&["--memory", "lots"], "not a size");
+    check(&["--kernel", arg(&missing)], "No such file");
+    check(&["--kernel", arg(&garbage)], "neither a Linux bzImage nor");
+    check(&["--initrd", arg(&garbage)], "--initrd needs a kernel");
+    check(&["--disk", &disk], "No such file");
+    check(&["--disk", &odd_disk], "whole sectors");
+    check(&["--vsock", &vsock], "exists already");
+    check(&["--vsock", "cid=3"], "socket=PATH is missing");
+    check(&["--config", arg(&toml)], "line 1");
+    check(&["--config", arg(&missing)], "No such file");
+    check(&["--config", arg(&garbage)], "line 1");
+    if std::fs::File::open("/dev/kvm").is_ok() {
+        let backend = format!("file={}", arg(&missing.join("x")));
+        check(&["--tee", "none", "--serial", &backend], "No such file");
+        check(&["--tee", "none", "--serial", "null", "--console", &backend], "No such file");
+    }
+    check(&["--serial", "tty"], "none of stdio, null, file=PATH");
+    check(&["--host-data", "ab"], "64 hexadecimal digits");
+    check(&["--snp-policy", "0xb0000"], "--allow-debug");
+    refused(&scratch, &["--firmware", arg(&missing)], "No such file");
+    refused(&scratch, &["--firmware", arg(&garbage)], "not a ROM");
+    refused(&scratch, &["--firmware", arg(&cut)], "1000 bytes");
+    refused(&scratch, &[], "no firmware given");
+}
