@@ -1,0 +1,130 @@
+//! `cloister-broker`: releases secrets to guests that prove what they are.
+//!
+//! It speaks the KBS protocol (RCAR 0.4.0). A guest asks, gets a nonce, sends evidence that binds the nonce and its own
+//! key, and, if the evidence is authentic and the policy allows it, gets the secret encrypted to that key. Everything
+//! that arrives is untrusted and bounded. Must never: log or print a secret; answer an unattested session with one; let one
+//! nonce be used twice.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+mod config;
+mod listen;
+mod problem;
+mod server;
+mod session;
+mod store;
+mod verify;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use zeroize::Zeroizing;
+
+use config::Config;
+use store::Store;
+
+#[derive(Parser)]
+#[command(version, about = "Releases secrets to guests that prove what they are")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve guests.
+    Serve {
+        /// Configuration.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Manage the stored secrets.
+    Secret {
+        /// Configuration.
+        #[arg(long)]
+        config: PathBuf,
+        #[command(subcommand)]
+        action: SecretAction,
+    },
+}
+
+#[derive(Subcommand)]
+enum SecretAction {
+    /// Store a secret, replacing what was there.
+    Set {
+        /// repository/type/tag.
+        name: String,
+        /// File with the secret; `-` is standard input.
+        #[arg(long)]
+        file: PathBuf,
+    },
+    /// List the names.
+    List,
+    /// Remove a secret.
+    Remove {
+        /// repository/type/tag.
+        name: String,
+    },
+}
+
+/// Bytes of a secret at most.
+const MAX_SECRET: u64 = 512 << 10;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .json()
+        .init();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("cloister-broker: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), String> {
+    match command {
+        Command::Serve { config } => {
+            let config = Config::load(&config).map_err(|e| e.to_string())?;
+            let runtime = tokio::runtime::Runtime::new().map_err(|e| e.to_string())?;
+            runtime.block_on(listen::serve(config))
+        }
+        Command::Secret { config, action } => {
+            let config = Config::load(&config).map_err(|e| e.to_string())?;
+            let store = Store::open(&config.store).map_err(|e| e.to_string())?;
+            manage(&store, action).map_err(|e| e.to_string())
+        }
+    }
+}
+
+fn manage(store: &Store, action: SecretAction) -> Result<(), store::Error> {
+    match action {
+        SecretAction::Set { name, file } => store.set(&name, &read_secret(&file)?),
+        SecretAction::List => {
+            store.names()?.iter().for_each(|name| println!("{name}"));
+            Ok(())
+        }
+        SecretAction::Remove { name } => store.remove(&name),
+    }
+}
+
+fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, store::Error> {
+    let io = |source| store::Error::Io { path: path.to_owned(), source };
+    let mut secret = Zeroizing::new(Vec::new());
+    let input: Box<dyn Read> = match path == Path::new("-") {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(std::fs::File::open(path).map_err(io)?),
+    };
+    input.take(MAX_SECRET.saturating_add(1)).read_to_end(&mut secret).map_err(io)?;
+    if secret.len() as u64 > MAX_SECRET {
+        return Err(store::Error::TooLarge);
+    }
+    Ok(secret)
+}

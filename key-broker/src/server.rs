@@ -1,0 +1,204 @@
+//! The protocol: auth, attest, resource.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Instant, SystemTime};
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use cloister_kbs::{Attestation, COOKIE, Challenge, Request, Tee, Token, VERSION, jwe, path, resource_name};
+use cloister_policies::{Policy, Question, Resource};
+use rand::RngCore;
+use rand::rngs::OsRng;
+use serde::de::DeserializeOwned;
+
+use crate::config::{self, Config};
+use crate::problem::Problem;
+use crate::session::{Attested, Refusal, Sessions, random_hex};
+use crate::store::{self, Store};
+use crate::verify::Verifier;
+
+/// Bytes of a request body at most: a report, a certificate chain, and room.
+const MAX_BODY: usize = 128 << 10;
+
+/// What requests share.
+pub struct State {
+    sessions: Mutex<Sessions>,
+    store: Store,
+    policy: Policy,
+    reference: Vec<serde_json::Value>,
+    verifier: Verifier,
+}
+
+impl State {
+    /// Opens everything that the configuration names.
+    pub fn open(config: Config) -> Result<Self, String> {
+        let text = match &config.policy.release {
+            Some(path) => config::read_text(path).map_err(|e| e.to_string())?,
+            None => cloister_policies::DEFAULT.to_owned(),
+        };
+        let policy = Policy::new(&text).map_err(|e| e.to_string())?;
+        let reference =
+            config.reference_values.iter().map(|path| reference(path)).collect::<Result<Vec<_>, _>>()?;
+        if reference.is_empty() {
+            tracing::warn!("no reference values: the default policy releases nothing");
+        }
+        let verifier = Verifier::open(&config).map_err(|e| e.to_string())?;
+        let store = Store::open(&config.store).map_err(|e| e.to_string())?;
+        Ok(Self { sessions: Mutex::new(Sessions::new(config.session)), store, policy, reference, verifier })
+    }
+
+    /// No method of `Sessions` panics, so a poisoned lock holds whole sessions.
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn reference(path: &std::path::Path) -> Result<serde_json::Value, String> {
+    let text = config::read_text(path).map_err(|e| e.to_string())?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    match value.get("measurement").and_then(serde_json::Value::as_str) {
+        Some(_) => Ok(value),
+        None => Err(format!("{}: no measurement in it", path.display())),
+    }
+}
+
+type Shared = axum::extract::State<Arc<State>>;
+
+/// The routes.
+pub fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route(path::AUTH, post(auth))
+        .route(path::ATTEST, post(attest))
+        .route("/kbs/v0/resource/{repository}/{kind}/{tag}", get(resource))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(state)
+}
+
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+    serde_json::from_slice(body)
+        .map_err(|e| Problem::bad_request(format!("the body is not what this path takes: {e}")))
+}
+
+/// The session cookie's value.
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let all =
+        headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
+    all.filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| *name == COOKIE)
+        .map(|(_, value)| value)
+}
+
+async fn auth(state: Shared, body: Bytes) -> Result<Response, Problem> {
+    let request: Request = parse(&body)?;
+    if request.version != VERSION {
+        return Err(Problem::unsupported(format!(
+            "protocol version {:?}; this broker speaks {VERSION}",
+            request.version
+        )));
+    }
+    if request.tee != Tee::Snp {
+        return Err(Problem::unsupported(format!(
+            "TEE {:?}; this broker verifies snp",
+            request.tee.as_ref()
+        )));
+    }
+    let mut bytes = [0u8; 32];
+    OsRng.fill_bytes(&mut bytes);
+    let nonce = BASE64_STANDARD.encode(bytes);
+    let id = state.sessions().begin(nonce.clone(), Instant::now()).map_err(|refusal| match refusal {
+        Refusal::Full => Problem::busy(),
+        Refusal::Unknown => Problem::internal(),
+    })?;
+    let challenge = Challenge { nonce, extra_params: serde_json::json!({}) };
+    let cookie = format!("{COOKIE}={id}; Path=/kbs; HttpOnly; SameSite=Strict");
+    Ok(([(header::SET_COOKIE, cookie)], Json(challenge)).into_response())
+}
+
+async fn attest(state: Shared, headers: HeaderMap, body: Bytes) -> Result<Json<Token>, Problem> {
+    let answer = judge(&state, &headers, &body);
+    match &answer {
+        Ok(attested) => {
+            tracing::info!(measurement = %attested.measurement, verdict = attested.verdict, "attested")
+        }
+        Err(problem) => tracing::warn!(reason = problem.detail(), "attestation refused"),
+    }
+    answer.map(|attested| Json(Token { token: attested.token }))
+}
+
+fn judge(state: &State, headers: &HeaderMap, body: &Bytes) -> Result<Attested, Problem> {
+    let id = cookie(headers).ok_or_else(|| Problem::unauthenticated("no session cookie"))?;
+    let attestation: Attestation = parse(body)?;
+    let nonce = state
+        .sessions()
+        .take_nonce(id, Instant::now())
+        .map_err(|_| Problem::unauthenticated("no such session, or its nonce was used"))?;
+    if attestation.runtime_data.nonce != nonce {
+        return Err(Problem::attestation_failed("nonce-mismatch: the evidence answers another challenge"));
+    }
+    let report_data = cloister_kbs::report_data(&attestation.runtime_data)
+        .map_err(|e| Problem::bad_request(format!("runtime-data: {e}")))?;
+    let evidence = serde_json::from_value(attestation.tee_evidence.primary_evidence)
+        .map_err(|e| Problem::bad_request(format!("tee-evidence: {e}")))?;
+    let judgement = state.verifier.judge(&evidence, &report_data, SystemTime::now())?;
+    let attested = Attested {
+        key: attestation.runtime_data.tee_pubkey,
+        measurement: judgement.measurement,
+        verdict: "accepted",
+        claims: judgement.claims,
+        token: random_hex::<32>(),
+    };
+    state
+        .sessions()
+        .attested(id, attested.clone())
+        .map_err(|_| Problem::unauthenticated("the session ended"))?;
+    Ok(attested)
+}
+
+async fn resource(
+    state: Shared,
+    headers: HeaderMap,
+    Path((repository, kind, tag)): Path<(String, String, String)>,
+) -> Result<Json<cloister_kbs::Response>, Problem> {
+    let id = cookie(&headers).ok_or_else(|| Problem::unauthenticated("no session cookie"))?;
+    let token = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.strip_prefix("Bearer "));
+    let attested = state
+        .sessions()
+        .get(id, token, Instant::now())
+        .map_err(|_| Problem::unauthenticated("this session is not attested"))?;
+    let name = format!("{repository}/{kind}/{tag}");
+    if resource_name(&name).is_none() {
+        return Err(Problem::bad_request("not a resource name"));
+    }
+    let question = Question {
+        resource: Resource { repository: &repository, kind: &kind, tag: &tag },
+        tee: "snp",
+        verdict: attested.verdict,
+        measurement: &attested.measurement,
+        claims: &attested.claims,
+        reference: &state.reference,
+    };
+    if !state.policy.allows(&question) {
+        tracing::warn!(resource = %name, measurement = %attested.measurement, "release denied by policy");
+        return Err(Problem::policy_denied());
+    }
+    let secret = state.store.get(&name).map_err(|error| {
+        tracing::warn!(resource = %name, %error, "no release");
+        match error {
+            store::Error::Missing(_) => Problem::policy_denied(),
+            _ => Problem::internal(),
+        }
+    })?;
+    let message = jwe::encrypt(&attested.key, &secret).map_err(|e| Problem::bad_request(e.to_string()))?;
+    tracing::info!(resource = %name, measurement = %attested.measurement, "released");
+    Ok(Json(message))
+}
