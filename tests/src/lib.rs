@@ -1,0 +1,6 @@
+//! Shared pieces of the conformance and end-to-end tests: tiny guests that need nothing but KVM's ioctls.
+//!
+//! The same guests run on `/dev/kvm` and on softkvm; [`tiny::run_all`] returns what a client can observe of each, and
+//! the conformance test compares the two.
+
+pub mod tiny;

@@ -1,0 +1,148 @@
+//! The guests and what is noted of each.
+
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+
+use super::code;
+use super::machine::{CODE, Events, Machine};
+
+/// CF, PF, ZF, SF, OF: AF is left undefined by some of the instructions.
+const FLAGS: u64 = 0x8c5;
+
+/// A name, and what runs it.
+type Guest = (&'static str, fn() -> Events);
+
+/// Every guest.
+pub const ALL: &[Guest] = &[
+    ("real-mode arithmetic and ports", real_arithmetic),
+    ("string I/O", string_io),
+    ("MMIO and a read-only slot", mmio),
+    ("64-bit arithmetic", || long(code::long_arithmetic(), 10)),
+    ("string instructions", || long(code::strings(), 10)),
+    ("SSE and x87", || long(code::vectors(), 7)),
+    ("exceptions, error codes and CR2", || exceptions(code::exceptions(), 5)),
+    ("exceptions of system instructions", || exceptions(code::more_exceptions(), 4)),
+    ("self-modifying code", || long(code::self_modifying(), 0)),
+    ("interrupt injection", interrupt),
+    ("CPUID and MSRs", identity),
+    ("dirty log", dirty_log),
+    ("immediate exit", immediate_exit),
+    ("triple fault", || long(code::triple_fault(), 0)),
+];
+
+fn real_arithmetic() -> Events {
+    let mut machine = Machine::real_mode(code::real_arithmetic())?;
+    machine.run(20)?;
+    machine.note_registers(0)?;
+    Ok(machine.events)
+}
+
+fn string_io() -> Events {
+    let mut machine = Machine::real_mode(code::string_io())?;
+    machine.run(20)?;
+    machine.note_registers(0)?;
+    // KVM may move several elements in one exit: only what moved counts.
+    let word = machine.read_u64(0x2000);
+    let regs = machine.events.pop().unwrap_or_default();
+    let outs: String =
+        machine.events.iter().filter(|e| e.starts_with("out")).map(|e| e.replace("out 0x31 ", "")).collect();
+    let bytes: Vec<&str> = outs.split(['[', ']', ',', ' ']).filter(|s| !s.is_empty()).collect();
+    Ok(vec![format!("memory {word:x}"), format!("written {bytes:?}"), regs])
+}
+
+fn mmio() -> Events {
+    let mut machine = Machine::long_mode(code::mmio(), None)?;
+    machine.write(super::machine::RAM_BYTES as u64, &0x5566_7788u64.to_le_bytes());
+    machine.run(30)?;
+    machine.note_registers(0)?;
+    Ok(machine.events)
+}
+
+fn long(code: &[u8], results: u64) -> Events {
+    let mut machine = Machine::long_mode(code, None)?;
+    machine.run(20)?;
+    if machine.events.last().is_some_and(|e| e == "shutdown") {
+        return Ok(machine.events);
+    }
+    machine.note_registers(FLAGS)?;
+    machine.note_results(results);
+    Ok(machine.events)
+}
+
+/// `records` of vector, error code (or RIP) and CR2.
+fn exceptions(code: &[u8], records: u64) -> Events {
+    let mut machine = Machine::long_mode(code, Some(0))?;
+    let mut regs = machine.vcpu.get_regs().map_err(|e| e.to_string())?;
+    regs.rip = CODE + 1024;
+    machine.vcpu.set_regs(&regs).map_err(|e| e.to_string())?;
+    machine.run(20)?;
+    machine.note_results(3 * records);
+    Ok(machine.events)
+}
+
+fn interrupt() -> Events {
+    let mut machine = Machine::long_mode(code::interruptible(), Some(0))?;
+    let handler = CODE + 512;
+    let low = (handler & 0xffff) | (8 << 16) | (0x8e00 << 32) | ((handler >> 16 & 0xffff) << 48);
+    machine.write(super::machine::IDT + 0x20 * 16, &low.to_le_bytes());
+    let mut regs = machine.vcpu.get_regs().map_err(|e| e.to_string())?;
+    regs.rip = CODE + 1024;
+    machine.vcpu.set_regs(&regs).map_err(|e| e.to_string())?;
+    // The guest stops at a port with interrupts enabled; the vector goes in there.
+    machine.run_one()?;
+    inject(&machine, 0x20)?;
+    machine.run(5)?;
+    machine.note_results(1);
+    Ok(machine.events)
+}
+
+/// KVM_INTERRUPT, which kvm-ioctls does not offer.
+fn inject(machine: &Machine, vector: u32) -> Result<(), String> {
+    use std::os::fd::AsRawFd;
+    const KVM_INTERRUPT: libc::c_ulong = 0x4004_ae86;
+    // SAFETY: the argument is a u32 on this frame, as KVM_INTERRUPT reads.
+    match unsafe { libc::ioctl(machine.vcpu.as_raw_fd(), KVM_INTERRUPT, &raw const vector) } {
+        0 => Ok(()),
+        _ => Err(format!("KVM_INTERRUPT: {}", std::io::Error::last_os_error())),
+    }
+}
+
+fn identity() -> Events {
+    let mut machine = Machine::long_mode(code::identity(), None)?;
+    let entries = [
+        kvm_cpuid_entry2 {
+            function: 0,
+            eax: 1,
+            ebx: 0x6874_7541,
+            ecx: 0x444d_4163,
+            edx: 0x6974_6e65,
+            ..Default::default()
+        },
+        kvm_cpuid_entry2 { function: 0x4000_0002, eax: 1, ebx: 2, ecx: 3, edx: 4, ..Default::default() },
+        kvm_cpuid_entry2 { function: 0x8000_0000, eax: 0x8000_0001, ..Default::default() },
+        kvm_cpuid_entry2 { function: 0x8000_0001, edx: 1 << 29 | 1 << 20, ..Default::default() },
+    ];
+    let table = CpuId::from_entries(&entries).map_err(|e| format!("{e:?}"))?;
+    machine.vcpu.set_cpuid2(&table).map_err(|e| e.to_string())?;
+    machine.run(20)?;
+    machine.note_results(5);
+    Ok(machine.events)
+}
+
+fn dirty_log() -> Events {
+    let mut machine = Machine::long_mode(code::strings(), None)?;
+    machine.vm.get_dirty_log(0, super::machine::RAM_BYTES).map_err(|e| e.to_string())?;
+    machine.run(20)?;
+    let bits = machine.vm.get_dirty_log(0, super::machine::RAM_BYTES).map_err(|e| e.to_string())?;
+    machine.note(format!("page 8 dirty {}, page 9 dirty {}", bits[0] >> 8 & 1, bits[0] >> 9 & 1));
+    let again = machine.vm.get_dirty_log(0, super::machine::RAM_BYTES).map_err(|e| e.to_string())?;
+    machine.note(format!("page 8 dirty again {}", again[0] >> 8 & 1));
+    Ok(machine.events)
+}
+
+fn immediate_exit() -> Events {
+    let mut machine = Machine::long_mode(code::spin(), None)?;
+    machine.vcpu.set_kvm_immediate_exit(1);
+    machine.run(2)?;
+    machine.note_registers(0)?;
+    Ok(machine.events)
+}

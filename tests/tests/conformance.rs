@@ -1,0 +1,53 @@
+//! The same tiny guests give the same results on `/dev/kvm` and on softkvm.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use cloister_tests::tiny::Observed;
+
+/// The directory of the workspace's executables of this profile.
+fn executables() -> PathBuf {
+    let mut path = std::env::current_exe().expect("own path");
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path
+}
+
+fn observe(mut command: Command) -> Vec<Observed> {
+    let output = command.output().expect("tiny-guests runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).expect("a JSON object a line")).collect()
+}
+
+#[test]
+fn tiny_guests_behave_alike_on_kvm_and_on_softkvm() {
+    let guests = env!("CARGO_BIN_EXE_tiny-guests");
+    let softkvm = executables().join("softkvm");
+    assert!(
+        softkvm.exists(),
+        "{} is missing: run `cargo build -p softkvm` first (xtask test does)",
+        softkvm.display()
+    );
+    let mut soft = Command::new(softkvm);
+    soft.args(["--tee", "none", "--", guests]);
+    let soft = observe(soft);
+    assert!(soft.iter().all(|o| o.events.iter().all(|e| !e.starts_with("failed"))), "{soft:#?}");
+    let usable = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = usable {
+        eprintln!("SKIPPED the comparison: /dev/kvm cannot be opened here ({error})");
+        return;
+    }
+    let hard = observe(Command::new(guests));
+    assert_eq!(hard.len(), soft.len());
+    for (hard, soft) in hard.iter().zip(&soft) {
+        // Some hosts' KVM interprets guests and stops at instructions that it does not know; then there is no oracle.
+        if let Some(reason) = hard.events.iter().find(|e| e.starts_with("failed: KVM_EXIT_INTERNAL_ERROR")) {
+            eprintln!("SKIPPED {:?}: /dev/kvm gives up on it ({reason})", hard.guest);
+            continue;
+        }
+        assert_eq!(hard.events, soft.events, "{}: /dev/kvm on the left, softkvm on the right", hard.guest);
+    }
+}
