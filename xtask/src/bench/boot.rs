@@ -1,0 +1,166 @@
+//! The demo's kernel, initrd and command line to `init`: plain and SNP on softkvm, beside QEMU's TCG.
+//!
+//! Each is run in turn, three rounds, and the fastest counts: what slows a round down is not the program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::Figure;
+use crate::demo::Parts;
+use crate::{kernel, paths, progress};
+
+/// The line that ends the measurement.
+const INIT: &str = "Run /init as init process";
+const COMMAND_LINE: &str = "console=hvc0 panic=-1 cryptomgr.notests";
+const PATIENCE: Duration = Duration::from_secs(180);
+const ROUNDS: usize = 3;
+const PEER: &str = "qemu-system-x86_64 -accel tcg";
+
+struct Measured {
+    seconds: f64,
+    /// Resident memory of the VMM that is not the guest's, in MiB.
+    own_mib: f64,
+}
+
+/// Runs the benchmark.
+pub fn run() -> Result<Vec<Figure>> {
+    if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+        bail!("the peer is missing: install qemu-system-x86");
+    }
+    let parts = Parts::build(&kernel::Options::default())?;
+    let console = paths::target().join("bench-console.log");
+    let mut best: [Option<Measured>; 3] = [None, None, None];
+    for round in 1..=ROUNDS {
+        let _step = progress::step(format!("boot, round {round} of {ROUNDS}"));
+        let commands =
+            [cloister(&parts, "none", &console), cloister(&parts, "snp", &console), qemu(&parts, &console)];
+        for (slot, command) in best.iter_mut().zip(commands) {
+            let measured = to_init(command, &console)?;
+            if slot.as_ref().is_none_or(|b| measured.seconds < b.seconds) {
+                *slot = Some(measured);
+            }
+        }
+    }
+    let [Some(none), Some(snp), Some(peer)] = best else { bail!("no round was measured") };
+    let time = |figure: &str, seconds: f64| Figure {
+        bench: "boot",
+        figure: figure.to_owned(),
+        value: seconds,
+        unit: "s",
+        peer: Some(PEER),
+        peer_value: Some(peer.seconds),
+        ratio: Some(seconds / peer.seconds),
+    };
+    let memory = |figure: &str, mib: f64| Figure {
+        bench: "boot",
+        figure: figure.to_owned(),
+        value: mib,
+        unit: "MiB",
+        peer: None,
+        peer_value: None,
+        ratio: None,
+    };
+    Ok(vec![
+        time("softkvm, --tee none, to init", none.seconds),
+        time("softkvm, --tee snp, to init", snp.seconds),
+        memory("softkvm and cloister beyond the guest's memory, none", none.own_mib),
+        memory("softkvm and cloister beyond the guest's memory, snp", snp.own_mib),
+    ])
+}
+
+fn cloister(parts: &Parts, tee: &str, console: &Path) -> Command {
+    let mut command = parts.tool("softkvm");
+    command.arg("--state").arg(paths::cache().join("softkvm-state")).args(["--tee", tee, "--"]);
+    command
+        .arg(parts.bin.join("cloister"))
+        .args(["run", "--tee", tee, "--memory", "512M", "--serial", "null"]);
+    command
+        .arg("--firmware")
+        .arg(&parts.rom)
+        .arg("--kernel")
+        .arg(&parts.kernel)
+        .arg("--initrd")
+        .arg(&parts.initrd);
+    command.args(["--cmdline", COMMAND_LINE, "--console"]).arg(option("file=", console));
+    command
+}
+
+fn qemu(parts: &Parts, console: &Path) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args([
+        "-accel",
+        "tcg",
+        "-machine",
+        "q35",
+        "-m",
+        "512",
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]);
+    command
+        .arg("-kernel")
+        .arg(&parts.kernel)
+        .arg("-initrd")
+        .arg(&parts.initrd)
+        .args(["-append", COMMAND_LINE]);
+    command.arg("-chardev").arg(option("file,id=console,path=", console));
+    command.args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console"]);
+    command
+}
+
+fn option(prefix: &str, path: &Path) -> std::ffi::OsString {
+    let mut option = std::ffi::OsString::from(prefix);
+    option.push(path);
+    option
+}
+
+/// Ends the process, whatever happens.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Already ended is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn to_init(mut command: Command, console: &PathBuf) -> Result<Measured> {
+    let _ = fs::remove_file(console);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let start = Instant::now();
+    let running = Running(command.spawn().context("cannot start")?);
+    while start.elapsed() < PATIENCE {
+        if fs::read(console).is_ok_and(|text| text.windows(INIT.len()).any(|w| w == INIT.as_bytes())) {
+            let seconds = start.elapsed().as_secs_f64();
+            return Ok(Measured { seconds, own_mib: own_memory(running.0.id()).unwrap_or(f64::NAN) });
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    bail!("no init within {} s: {:?}", PATIENCE.as_secs(), command)
+}
+
+/// Resident memory outside of the guest's RAM: everything but guest_memfd and the one mapping as large as the guest.
+fn own_memory(pid: u32) -> Option<f64> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
+    let (mut guest, mut size_kib, mut total_kib) = (false, 0u64, 0u64);
+    for line in maps.lines() {
+        let number =
+            |rest: &str| rest.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        if let Some(rest) = line.strip_prefix("Size:") {
+            size_kib = number(rest);
+        } else if let Some(rest) = line.strip_prefix("Rss:") {
+            let ram = guest || size_kib >= 400 << 10;
+            total_kib += if ram { 0 } else { number(rest) };
+        } else if line.split_once(' ').is_some_and(|(range, _)| range.contains('-')) {
+            guest = line.contains("guest_memfd");
+        }
+    }
+    Some(total_kib as f64 / 1024.0)
+}

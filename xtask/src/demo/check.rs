@@ -1,0 +1,114 @@
+//! What must be true after a run.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use super::tamper::Tamper;
+use super::{ACTIVE, Outcome, RESOURCE};
+
+/// A finished run.
+pub struct Run<'a> {
+    pub outcome: &'a Outcome,
+    pub broker_log: &'a str,
+    pub predicted: &'a str,
+    pub secret: &'a str,
+}
+
+/// The line of a log that holds all of these words, without the kernel's timestamp.
+fn line<'a>(log: &'a str, words: &[&str]) -> Option<&'a str> {
+    let found = log.lines().find(|l| words.iter().all(|w| l.contains(w)))?;
+    Some(found.split_once("] ").map_or(found, |(_, rest)| rest).trim())
+}
+
+/// As the guest proves that it has the secret.
+fn proof(secret: &str) -> String {
+    let digest = Sha256::new().chain_update("cloister secret proof\n").chain_update(secret).finalize();
+    digest.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The secret was released, to the guest alone.
+pub fn released(run: &Run<'_>, dir: &Path) -> Result<()> {
+    let console = &run.outcome.console;
+    let tail = || {
+        format!(
+            "\n{}\n{}\n{}",
+            last_lines(console),
+            last_lines(&run.outcome.host),
+            last_lines(run.broker_log)
+        )
+    };
+    let active =
+        line(console, &[ACTIVE]).with_context(|| format!("the kernel does not say {ACTIVE:?}{}", tail()))?;
+    println!("guest: {active}");
+    let reported =
+        line(console, &["cloister-guest: measurement"]).with_context(|| format!("no report{}", tail()))?;
+    println!("guest: {reported}");
+    ensure!(reported.contains(run.predicted), "the report's measurement is not the predicted one");
+    println!("demo: predicted and reported measurement are equal");
+    let got = line(console, &["cloister-guest: secret", RESOURCE])
+        .with_context(|| format!("no secret{}", tail()))?;
+    println!("guest: {got}");
+    ensure!(got.contains(&proof(run.secret)), "the guest has another secret");
+    ensure!(run.outcome.code == Some(0), "cloister ended with {:?}{}", run.outcome.code, tail());
+    search(dir, run.secret)?;
+    println!("demo: the secret is in no file or log of the host");
+    println!("demo: secret released");
+    Ok(())
+}
+
+/// The secret, raw or encoded, is in no file of the host's side.
+fn search(dir: &Path, secret: &str) -> Result<()> {
+    let hex: String = secret.bytes().map(|b| format!("{b:02x}")).collect();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        // Sockets are gone or unreadable; directories hold certificates.
+        let Ok(bytes) = fs::read(&path) else { continue };
+        for needle in [secret, &hex] {
+            if bytes.windows(needle.len()).any(|w| w == needle.as_bytes()) {
+                bail!("the secret is in {}", path.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Somebody refused, and it was the right one.
+pub fn refused(run: &Run<'_>, what: Tamper) -> Result<()> {
+    let expected = what.expected();
+    let all = [run.broker_log, &run.outcome.host, &run.outcome.console];
+    ensure!(!run.broker_log.contains("\"released\""), "the secret was released in spite of {what:?}");
+    let missing = expected.evidence.iter().find(|w| !all.iter().any(|log| log.contains(*w)));
+    if let Some(word) = missing {
+        let logs: String = all.iter().map(|log| last_lines(log)).collect();
+        bail!("expected the {} to refuse {what:?} ({word:?} is nowhere):\n{logs}", expected.who);
+    }
+    println!("demo: refused: {}: {}", expected.who, reason(&all, expected.evidence));
+    Ok(())
+}
+
+/// The line that says why: the last of the words is the telling one.
+fn reason(logs: &[&str], words: &[&str]) -> String {
+    let telling = words.last().copied().unwrap_or_default();
+    let found = logs.iter().find_map(|log| line(log, &[telling])).unwrap_or_default();
+    // The broker's log is JSON lines.
+    match serde_json::from_str::<serde_json::Value>(found) {
+        Ok(value) => {
+            let fields = &value["fields"];
+            let text = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
+            [text("message"), text("reason"), text("resource")]
+                .into_iter()
+                .filter(|t| !t.is_empty())
+                .collect::<Vec<_>>()
+                .join(": ")
+        }
+        Err(_) => found.to_owned(),
+    }
+}
+
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n") + "\n"
+}

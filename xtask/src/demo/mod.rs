@@ -1,0 +1,231 @@
+//! `cargo xtask demo`: a stock kernel launched as an attested guest on softkvm, and a secret released to it; or, with
+//! `--tamper`, one thing changed and the refusal that follows.
+
+mod broker;
+mod check;
+mod proxy;
+mod tamper;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{command, firmware, image, kernel, paths, progress};
+use broker::Broker;
+use tamper::Tamper;
+
+/// What `demo` takes.
+#[derive(clap::Args)]
+#[group(id = "demo")]
+pub struct Options {
+    /// Guest processors.
+    #[arg(long, default_value_t = 1)]
+    cpus: u32,
+    /// Change one thing, and see who refuses.
+    #[arg(long, value_enum)]
+    tamper: Option<Tamper>,
+    /// Show the guest's whole console.
+    #[arg(long)]
+    verbose: bool,
+    #[command(flatten)]
+    kernel: kernel::Options,
+}
+
+/// The secret's name at the broker.
+const RESOURCE: &str = "demo/key/disk";
+/// The kernel line that says which TEE is active.
+const ACTIVE: &str = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP";
+/// A guest that takes longer has hung.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// CPUID(1).EAX of softkvm's processor.
+const CPU_SIGNATURE: &str = "00a10f11";
+
+/// Everything that a run needs, built.
+pub struct Parts {
+    /// Directory of the executables.
+    pub bin: PathBuf,
+    /// Firmware ROM.
+    pub rom: PathBuf,
+    /// Kernel.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: PathBuf,
+}
+
+impl Parts {
+    /// Builds executables and images.
+    pub fn build(options: &kernel::Options) -> Result<Self> {
+        let step = progress::step("building softkvm, cloister, cloister-attest and cloister-broker");
+        let mut build = command::cargo();
+        build.args(["build", "--release", "--quiet"]);
+        for package in ["softkvm", "cloister", "cloister-attest", "cloister-broker"] {
+            build.args(["--package", package]);
+        }
+        command::run(&mut build)?;
+        drop(step);
+        let rom = firmware::build()?;
+        let kernel = kernel::obtain(options)?;
+        let initrd = image::build(&kernel, None)?;
+        Ok(Self { bin: paths::target().join("release"), rom, kernel: kernel.image, initrd })
+    }
+
+    /// One of the executables.
+    pub fn tool(&self, name: &str) -> Command {
+        Command::new(self.bin.join(name))
+    }
+}
+
+/// The command line of the guest's kernel: measured, so what it asks for is the owner's wish.
+pub fn command_line() -> String {
+    format!("console=hvc0 panic=-1 cryptomgr.notests cloister.broker=vsock:2:8080 cloister.secret={RESOURCE}")
+}
+
+/// A directory for one run, removed when it went well.
+struct Workspace(PathBuf);
+
+impl Workspace {
+    fn new() -> Result<Self> {
+        let path = paths::target().join("demo").join(std::process::id().to_string());
+        fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn remove(self) -> Result<()> {
+        fs::remove_dir_all(&self.0).with_context(|| self.0.display().to_string())
+    }
+}
+
+/// The demo.
+pub fn run(options: &Options) -> Result<()> {
+    let parts = Parts::build(&options.kernel)?;
+    let workspace = Workspace::new()?;
+    let state = tamper::state_directory(options.tamper)?;
+    let roots = workspace.path("roots");
+    command::output(parts.tool("softkvm").arg("--state").arg(&state).arg("export-certs").arg(&roots))?;
+    let reference = workspace.path("reference.json");
+    let predicted = measure(&parts, options.cpus, &reference)?;
+    println!("demo: predicted measurement {predicted}");
+    let secret = broker::random_secret()?;
+    let broker = Broker::start(&parts, &workspace.0, &roots, &reference, RESOURCE, &secret)?;
+    let socket = workspace.path("vsock");
+    let proxy = proxy::start(options.tamper, &broker.socket, &proxy::host_port(&socket, 8080))?;
+    let launch = tamper::Launch::prepare(options.tamper, &parts, &workspace.0)?;
+    let outcome = launch_guest(&parts, options, &launch, &state, &socket, &workspace)?;
+    drop(proxy);
+    let log = broker.stop()?;
+    let verdict = check::Run { outcome: &outcome, broker_log: &log, predicted: &predicted, secret: &secret };
+    match options.tamper {
+        None => check::released(&verdict, &workspace.0)?,
+        Some(what) => check::refused(&verdict, what)?,
+    }
+    workspace.remove()
+}
+
+/// The demo as it should go with one and two processors, and every attack refused.
+pub fn check() -> Result<()> {
+    let run_one =
+        |cpus, tamper| run(&Options { cpus, tamper, verbose: false, kernel: kernel::Options::default() });
+    run_one(1, None)?;
+    run_one(2, None)?;
+    for tamper in <Tamper as clap::ValueEnum>::value_variants() {
+        // Which of the swapped pages Linux touches first is its own affair; it may hang before it can say so.
+        let tries = if *tamper == Tamper::RamRemap { 3 } else { 1 };
+        let refused = (0..tries).map(|_| run_one(1, Some(*tamper))).find(Result::is_ok);
+        refused.with_context(|| format!("{tamper:?} was not refused in {tries} tries"))??;
+    }
+    Ok(())
+}
+
+/// Predicts the measurement offline, from the files that the guest's owner has.
+pub fn measure(parts: &Parts, cpus: u32, output: &Path) -> Result<String> {
+    let mut measure = parts.tool("cloister-attest");
+    measure.args(["measure", "snp", "--json", "--cpu-sig", CPU_SIGNATURE, "--cpus", &cpus.to_string()]);
+    measure
+        .arg("--firmware")
+        .arg(&parts.rom)
+        .arg("--kernel")
+        .arg(&parts.kernel)
+        .arg("--initrd")
+        .arg(&parts.initrd);
+    let text = command::output(measure.arg("--cmdline").arg(command_line()))?;
+    fs::write(output, &text).with_context(|| output.display().to_string())?;
+    let value: Value = serde_json::from_str(&text).context("cloister-attest measure --json")?;
+    Ok(value["measurement"].as_str().context("no measurement in it")?.to_owned())
+}
+
+/// What came of a launch.
+pub struct Outcome {
+    /// The VMM's exit code.
+    pub code: Option<i32>,
+    /// The guest's console.
+    pub console: String,
+    /// What the VMM and softkvm said.
+    pub host: String,
+}
+
+fn launch_guest(
+    parts: &Parts,
+    options: &Options,
+    launch: &tamper::Launch,
+    state: &Path,
+    socket: &Path,
+    workspace: &Workspace,
+) -> Result<Outcome> {
+    let (console, host) = (workspace.path("console.log"), workspace.path("host.log"));
+    let mut vsock = std::ffi::OsString::from("cid=3,socket=");
+    vsock.push(socket);
+    let mut run = parts.tool("softkvm");
+    run.arg("--state").arg(state).arg("--").arg(parts.bin.join("cloister")).args(["run", "--tee", "snp"]);
+    run.args(["--memory", launch.memory, "--cpus", &options.cpus.to_string()]);
+    run.arg("--firmware")
+        .arg(&launch.rom)
+        .arg("--kernel")
+        .arg(&launch.kernel)
+        .arg("--initrd")
+        .arg(&launch.initrd);
+    run.arg("--cmdline").arg(&launch.command_line).arg("--vsock").arg(vsock);
+    run.arg("--console")
+        .arg(file_option(&console))
+        .arg("--serial")
+        .arg(file_option(&workspace.path("serial.log")));
+    run.arg("--transcript").arg(workspace.path("transcript.json")).args(&launch.arguments);
+    let log = fs::File::create(&host).with_context(|| host.display().to_string())?;
+    run.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let step = progress::step("the guest runs");
+    let code = wait(run.spawn().context("softkvm")?)?;
+    drop(step);
+    let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+    let serial = read(&workspace.path("serial.log"));
+    let outcome = Outcome { code, console: serial + &read(&console), host: read(&host) };
+    if options.verbose {
+        print!("{}{}", outcome.console, outcome.host);
+    }
+    Ok(outcome)
+}
+
+fn file_option(path: &Path) -> std::ffi::OsString {
+    let mut option = std::ffi::OsString::from("file=");
+    option.push(path);
+    option
+}
+
+fn wait(mut child: std::process::Child) -> Result<Option<i32>> {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.code());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child.kill()?;
+    child.wait()?;
+    bail!("the guest did not end within {} s", PATIENCE.as_secs())
+}

@@ -1,0 +1,105 @@
+//! The guest's initramfs: `cloister-guest` as /init, and the kernel modules that it loads.
+//!
+//! `/modules` holds the modules, decompressed; `/modules/order` names them one a line, dependencies first. Loading
+//! them in that order is all that init has to know.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cpio::Archive;
+use crate::kernel::Kernel;
+use crate::{command, modules, paths, progress};
+
+/// What the guest loads: reports, their encryption, disks, vsock, randomness.
+const MODULES: [&str; 7] = [
+    "gcm",
+    "ghash-generic",
+    "sev-guest",
+    "virtio_blk",
+    "vmw_vsock_virtio_transport",
+    "virtio-rng",
+    "configfs",
+];
+
+/// Builds the initramfs; its path.
+pub fn build(kernel: &Kernel, output: Option<PathBuf>) -> Result<PathBuf> {
+    let init = guest_tools()?;
+    let step = progress::step("building the initramfs");
+    let archive = archive(kernel, &init)?;
+    drop(step);
+    let path = output.unwrap_or_else(|| paths::target().join("cloister-initrd.img"));
+    fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+fn archive(kernel: &Kernel, init: &[u8]) -> Result<Vec<u8>> {
+    let modules = match &kernel.modules {
+        Some(directory) => modules::collect(directory, &MODULES)?,
+        None => Vec::new(),
+    };
+    let mut archive = Archive::default();
+    for directory in ["dev", "modules", "proc", "run", "sys", "tmp"] {
+        archive.directory(directory, 0o755);
+    }
+    archive.character_device("dev/console", 0o600, (5, 1));
+    archive.file("init", 0o755, init);
+    let mut order = String::new();
+    for module in &modules {
+        order += &format!("{}.ko\n", module.name);
+        archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.bytes);
+    }
+    archive.file("modules/order", 0o644, order.as_bytes());
+    Ok(archive.finish())
+}
+
+/// Builds `cloister-guest` as a static binary: the initramfs has no libraries.
+fn guest_tools() -> Result<Vec<u8>> {
+    let _step = progress::step("building the guest tools");
+    let target = paths::target().join("guest");
+    let mut cargo = command::cargo();
+    cargo
+        .current_dir(paths::workspace())
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--release",
+            "--package",
+            "cloister-guest",
+            "--bin",
+            "cloister-guest",
+        ])
+        .args(["--target", paths::TARGET])
+        .arg("--target-dir")
+        .arg(&target)
+        .env_remove("RUSTFLAGS")
+        .env("CARGO_ENCODED_RUSTFLAGS", ["-Ctarget-feature=+crt-static", "-Cstrip=symbols"].join("\u{1f}"));
+    command::output(&mut cargo)?;
+    let binary = target.join(paths::TARGET).join("release/cloister-guest");
+    let bytes = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    ensure!(bytes.starts_with(b"\x7fELF"), "{} is no program", binary.display());
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_inputs_give_the_same_bytes() {
+        let kernel = Kernel { image: PathBuf::new(), modules: None, version: String::new() };
+        let first = archive(&kernel, b"\x7fELF init").unwrap();
+        assert_eq!(first, archive(&kernel, b"\x7fELF init").unwrap());
+        assert_ne!(first, archive(&kernel, b"\x7fELF other").unwrap());
+    }
+
+    #[test]
+    fn a_kernel_without_the_modules_is_refused() {
+        let empty = tempfile::tempdir().unwrap();
+        let modules = Some(empty.path().to_owned());
+        let kernel = Kernel { image: PathBuf::new(), modules, version: String::new() };
+        assert!(archive(&kernel, b"init").unwrap_err().to_string().contains("no module"));
+    }
+}

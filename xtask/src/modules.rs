@@ -1,0 +1,153 @@
+//! Kernel modules: found by name, decompressed, in an order in which they can be loaded.
+//!
+//! A kernel package that was unpacked and not installed has no `modules.dep`; each module names what it depends on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::elf::Elf;
+
+/// A module, ready to be loaded.
+#[derive(Debug)]
+pub struct Module {
+    /// Its name, with underscores.
+    pub name: String,
+    /// The object file, decompressed.
+    pub bytes: Vec<u8>,
+}
+
+/// The modules with these names and all that they depend on, dependencies first.
+pub fn collect(directory: &Path, names: &[&str]) -> Result<Vec<Module>> {
+    let mut files = BTreeMap::new();
+    index(directory, &mut files)
+        .with_context(|| format!("cannot read modules in {}", directory.display()))?;
+    let mut collected = Vec::new();
+    for name in names {
+        add(&normal(name), &files, &mut collected, &mut Vec::new())?;
+    }
+    Ok(collected)
+}
+
+fn add(
+    name: &str,
+    files: &BTreeMap<String, PathBuf>,
+    collected: &mut Vec<Module>,
+    path: &mut Vec<String>,
+) -> Result<()> {
+    if collected.iter().any(|module| module.name == name) {
+        return Ok(());
+    }
+    if path.iter().any(|above| above == name) {
+        bail!("modules depend on each other: {} and {name}", path.join(", "));
+    }
+    let file = files.get(name).with_context(|| format!("the kernel has no module {name}"))?;
+    let bytes = read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    path.push(name.to_owned());
+    for dependency in dependencies(&bytes).with_context(|| format!("{} is no module", file.display()))? {
+        add(&dependency, files, collected, path)?;
+    }
+    path.pop();
+    collected.push(Module { name: name.to_owned(), bytes });
+    Ok(())
+}
+
+/// Module names write `-` and `_` alike.
+fn normal(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+fn index(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() && !path.is_symlink() {
+            index(&path, files)?;
+        } else if let Some((name, _)) = path.file_name().and_then(|name| name.to_str()?.split_once(".ko")) {
+            files.insert(normal(name), path);
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(file)?;
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("ko") => Ok(bytes),
+        Some("xz") => {
+            let mut decompressed = Vec::new();
+            lzma_rs::xz_decompress(&mut Cursor::new(bytes), &mut decompressed)
+                .map_err(|error| anyhow::anyhow!("{error}"))?;
+            Ok(decompressed)
+        }
+        _ => bail!("modules compressed like this are not understood (plain and xz are)"),
+    }
+}
+
+/// The `depends=` of `.modinfo`.
+fn dependencies(module: &[u8]) -> Result<Vec<String>> {
+    let info = Elf::parse(module)?.section(".modinfo")?.context("no .modinfo")?;
+    let depends = info.split(|&b| b == 0).find_map(|line| line.strip_prefix(b"depends=")).unwrap_or_default();
+    let depends = std::str::from_utf8(depends)?;
+    Ok(depends.split(',').filter(|name| !name.is_empty()).map(normal).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ELF file with nothing but a `.modinfo`.
+    fn module(depends: &str) -> Vec<u8> {
+        let info = format!("license=GPL\0depends={depends}\0");
+        let names = b"\0.modinfo\0.shstrtab\0";
+        let mut file = vec![0; 64];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        let (info_at, names_at) = (64, 64 + info.len());
+        let headers_at = names_at + names.len();
+        file[40..48].copy_from_slice(&(headers_at as u64).to_le_bytes());
+        file[58] = 64;
+        file[60] = 3;
+        file[62] = 2;
+        file.extend(info.as_bytes());
+        file.extend(names);
+        for (name, at, size) in [(0, 0, 0), (1, info_at, info.len()), (10, names_at, names.len())] {
+            let mut header = [0; 64];
+            header[0] = name;
+            header[24..32].copy_from_slice(&(at as u64).to_le_bytes());
+            header[32..40].copy_from_slice(&(size as u64).to_le_bytes());
+            file.extend(header);
+        }
+        file
+    }
+
+    fn tree(modules: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("kernel/drivers")).unwrap();
+        for (name, depends) in modules {
+            let path = directory.path().join("kernel/drivers").join(format!("{name}.ko.xz"));
+            let mut compressed = Vec::new();
+            lzma_rs::xz_compress(&mut Cursor::new(module(depends)), &mut compressed).unwrap();
+            fs::write(path, compressed).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn dependencies_come_first_and_once() {
+        let tree =
+            tree(&[("sev-guest", "tsm"), ("tsm", "configfs"), ("configfs", ""), ("other", "configfs")]);
+        let modules = collect(tree.path(), &["sev-guest", "other", "tsm"]).unwrap();
+        let names: Vec<_> = modules.iter().map(|module| module.name.as_str()).collect();
+        assert_eq!(names, ["configfs", "tsm", "sev_guest", "other"]);
+        assert_eq!(modules[0].bytes, module(""));
+    }
+
+    #[test]
+    fn missing_and_circular_modules_are_refused() {
+        let tree = tree(&[("a", "b"), ("b", "a"), ("c", "gone")]);
+        assert!(collect(tree.path(), &["a"]).unwrap_err().to_string().contains("depend on each other"));
+        assert!(collect(tree.path(), &["c"]).unwrap_err().to_string().contains("no module gone"));
+    }
+}
