@@ -199,7 +199,8 @@ impl Ctx {
             let lapic = self.shared.lapic();
             (if self.vm.lapic_in_kernel() { lapic.cr8() } else { self.user_cr8 }, lapic.base)
         };
-        let ready = self.injected_interrupt.is_none() && cpu.interrupt_window_open();
+        let ready =
+            self.injected_interrupt.is_none() && self.client_interrupts() && cpu.interrupt_window_open();
         self.run.set_state(cpu.state.rflags & 0x200 != 0, ready, cr8, base);
     }
 
@@ -211,10 +212,64 @@ impl Ctx {
         let anything = self.has_queued_event()
             || self.run.wants_interrupt_window()
             || self.shared.nmis.load(Ordering::SeqCst) > 0
-            || self.shared.lapic().pending().is_some();
+            || self.interrupt_waits();
         if anything {
             self.shared.attention.fetch_or(attention::INJECT, Ordering::SeqCst);
         }
+    }
+
+    /// May the client inject vectors? Without a LAPIC always; with LAPICs only, past one that takes external interrupts.
+    pub fn client_interrupts(&self) -> bool {
+        !self.vm.lapic_in_kernel() || self.vm.irqchips().is_none() && self.shared.lapic().accepts_extint()
+    }
+
+    /// Does the in-kernel PIC ask for this vCPU?
+    fn pic_waits(&self) -> bool {
+        self.vm.irqchips().is_some_and(|chips| self.shared.lapic().accepts_extint() && chips.pic_output())
+    }
+
+    /// Is there an interrupt that the processor should take as soon as it can?
+    pub fn interrupt_waits(&self) -> bool {
+        let injected = self.injected_interrupt.is_some() && self.client_interrupts();
+        let local = self.vm.lapic_in_kernel() && self.shared.lapic().pending().is_some();
+        injected || local || self.pic_waits()
+    }
+
+    /// The vector of the interrupt that [`Self::interrupt_waits`] saw. External ones come first, as in KVM.
+    pub fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        if self.client_interrupts()
+            && let Some(vector) = self.injected_interrupt.take()
+        {
+            return Some(vector);
+        }
+        match self.vm.irqchips() {
+            Some(chips) if self.pic_waits() => Some(chips.pic_acknowledge()),
+            _ => self.shared.lapic().acknowledge(),
+        }
+    }
+
+    /// A write that an in-kernel device or an ioeventfd takes. `true` if one did.
+    pub fn kernel_port_out(&self, port: u16, value: u32, bytes: u8) -> bool {
+        let data = value.to_le_bytes();
+        let data = data.get(..usize::from(bytes)).unwrap_or(&data);
+        let taken = self.vm.irqchips().is_some_and(|chips| chips.write_port(&self.vm, port, value as u8));
+        taken || self.vm.irqs.io_event_write(true, u64::from(port), data)
+    }
+
+    /// A read that an in-kernel device answers.
+    pub fn kernel_port_in(&self, port: u16) -> Option<u32> {
+        self.vm.irqchips()?.read_port(&self.vm, port).map(u32::from)
+    }
+
+    /// As [`Self::kernel_port_out`], for memory.
+    pub fn kernel_memory_write(&self, gpa: u64, data: &[u8]) -> bool {
+        let taken = self.vm.irqchips().is_some_and(|chips| chips.write_memory(&self.vm, gpa, data));
+        taken || self.vm.irqs.io_event_write(false, gpa, data)
+    }
+
+    /// As [`Self::kernel_port_in`], for memory.
+    pub fn kernel_memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
+        self.vm.irqchips().is_some_and(|chips| chips.read_memory(gpa, data))
     }
 
     /// Something was injected by ioctl.
@@ -261,7 +316,9 @@ impl Ctx {
             Effect::Timer => self.rearm(),
             Effect::Ipi(icr) => self.send_ipi(icr),
             Effect::Eoi(vector, level) => {
-                if level && self.vm.irqs.wants_eoi(vector) {
+                if let Some(chips) = self.vm.irqchips().filter(|_| level) {
+                    chips.end_of_interrupt(&self.vm, vector);
+                } else if level && self.vm.irqs.wants_eoi(vector) {
                     self.run.set_reason(kvm_bindings::KVM_EXIT_IOAPIC_EOI);
                     self.run.detail(|d| d.eoi.vector = vector);
                     self.outcome = Outcome::Client;
@@ -270,7 +327,7 @@ impl Ctx {
             }
         }
         // A lower priority may have become deliverable.
-        if self.shared.lapic().pending().is_some() {
+        if self.interrupt_waits() {
             self.shared.attention.fetch_or(attention::IRQ, Ordering::SeqCst);
         }
         Ok(())
@@ -469,7 +526,7 @@ impl Env for VcpuEnv<'_> {
     }
 
     fn mmio_read(&mut self, _cpu: &CpuState, gpa: u64, data: &mut [u8]) -> Result<(), Stop> {
-        if self.lapic_read(gpa, data) {
+        if self.lapic_read(gpa, data) || self.ctx.kernel_memory_read(gpa, data) {
             return Ok(());
         }
         // The exit carries eight bytes at most: KVM, too, splits wider accesses.
@@ -490,7 +547,7 @@ impl Env for VcpuEnv<'_> {
         if let Some(done) = self.lapic_write(gpa, data) {
             return done;
         }
-        if self.ctx.vm.irqs.io_event_write(false, gpa, data) {
+        if self.ctx.kernel_memory_write(gpa, data) {
             return Ok(());
         }
         for (i, chunk) in data.chunks(8).enumerate() {
@@ -505,6 +562,9 @@ impl Env for VcpuEnv<'_> {
 
     fn port_in(&mut self, _cpu: &CpuState, port: u16, bytes: u8, _string: bool) -> Result<u32, Stop> {
         self.vc(snp::exit::IOIO)?;
+        if let Some(answer) = self.ctx.kernel_port_in(port) {
+            return Ok(answer);
+        }
         if let Some(answer) = self.ctx.replay.take() {
             return Ok(answer as u32);
         }
@@ -525,12 +585,7 @@ impl Env for VcpuEnv<'_> {
         if self.ctx.replay.take().is_some() {
             return Ok(());
         }
-        let data = value.to_le_bytes();
-        if self.ctx.vm.irqs.io_event_write(
-            true,
-            u64::from(port),
-            data.get(..usize::from(bytes)).unwrap_or(&data),
-        ) {
+        if self.ctx.kernel_port_out(port, value, bytes) {
             return Ok(());
         }
         self.ctx.run.exit_io(Some(value), port, bytes);

@@ -41,6 +41,8 @@ pub const BASE_ENABLE: u64 = 1 << 11;
 pub const DEFAULT_ADDRESS: u64 = 0xfee0_0000;
 
 const LVT_MASKED: u32 = 1 << 16;
+/// Delivery mode of an interrupt whose vector the PIC gives.
+const MODE_EXTINT: u8 = 7;
 /// Version 0x14, six LVT entries, no EOI-broadcast suppression.
 const VERSION_VALUE: u32 = 0x0005_0014;
 
@@ -109,8 +111,12 @@ pub struct Lapic {
 }
 
 impl Lapic {
-    /// After reset.
+    /// After reset. KVM lets the first vCPU's LINT0 take the PIC's interrupts, as a PC's firmware would.
     pub fn new(id: u32) -> Self {
+        let mut lvt = [LVT_MASKED; 6];
+        if id == 0 {
+            lvt[(reg::LVT_LINT0 - reg::LVT_TIMER) as usize] = u32::from(MODE_EXTINT) << 8;
+        }
         Self {
             id,
             base: DEFAULT_ADDRESS | BASE_ENABLE | if id == 0 { BASE_BSP } else { 0 },
@@ -123,7 +129,7 @@ impl Lapic {
             isr: Vectors::default(),
             tmr: Vectors::default(),
             irr: Vectors::default(),
-            lvt: [LVT_MASKED; 6],
+            lvt,
             timer_initial: 0,
             timer_divide: 0,
             timer_started: 0,
@@ -232,6 +238,12 @@ impl Lapic {
     pub fn local(&self, register: u32) -> Option<(u8, u8)> {
         let entry = *self.lvt.get(Self::lvt_index(register)?)?;
         (entry & LVT_MASKED == 0).then_some((entry as u8, (entry >> 8 & 7) as u8))
+    }
+
+    /// Do the PIC's interrupts reach the processor? They do through LINT0, and past an APIC that is off.
+    pub fn accepts_extint(&self) -> bool {
+        let through = self.local(reg::LVT_LINT0).is_some_and(|(_, mode)| mode == MODE_EXTINT);
+        through || self.base & BASE_ENABLE == 0
     }
 
     /// Is this APIC addressed? (SDM, "Determining IPI Destination").

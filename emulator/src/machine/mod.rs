@@ -8,6 +8,7 @@ pub mod clock;
 pub mod env;
 pub mod gmem;
 pub mod irq;
+pub mod irqchip;
 pub mod lapic;
 pub mod memory;
 pub mod msr;

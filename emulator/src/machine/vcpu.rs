@@ -358,7 +358,7 @@ impl Inner {
         let shared = &self.ctx.shared;
         shared.nmis.load(Ordering::SeqCst) > 0
             || self.ctx.has_queued_event()
-            || (self.cpu.state.rflags & 0x200 != 0 && shared.lapic().pending().is_some())
+            || (self.cpu.state.rflags & 0x200 != 0 && self.ctx.interrupt_waits())
     }
 
     fn handle_init(&mut self, vm: &Vm) {
@@ -413,26 +413,24 @@ pub fn deliver_pending(ctx: &mut Ctx, cpu: &mut Cpu) -> Result<(), softkvm_cpu::
         cpu.deliver(&mut env, Event::Nmi);
         return Ok(());
     }
-    let waiting =
-        ctx.injected_interrupt.is_some() || (ctx.vm.lapic_in_kernel() && shared.lapic().pending().is_some());
+    let waiting = ctx.interrupt_waits();
     if waiting && !cpu.interrupt_window_open() {
         cpu.request_interrupt_window();
         return Ok(());
     }
     if waiting {
-        let vector = ctx.injected_interrupt.take().or_else(|| shared.lapic().acknowledge());
+        let vector = ctx.acknowledge_interrupt();
         if let Some(vector) = vector {
             let mut env = VcpuEnv::new(ctx);
             cpu.deliver(&mut env, Event::Interrupt(vector));
         }
         // A further one waits for the window to open again.
-        let more = shared.lapic().pending().is_some();
-        if more {
+        if ctx.interrupt_waits() {
             cpu.request_interrupt_window();
         }
         return Ok(());
     }
-    if !ctx.vm.lapic_in_kernel() && ctx.run.wants_interrupt_window() {
+    if ctx.client_interrupts() && ctx.run.wants_interrupt_window() {
         if cpu.interrupt_window_open() {
             ctx.outcome = Outcome::Window;
             return Err(softkvm_cpu::Stop::Exit);

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use super::attributes::Attributes;
 use super::clock::Clock;
 use super::gmem::PAGE;
 use super::irq::{Irqs, Message, Route};
+use super::irqchip::{Irqchips, Source, default_routes};
 use super::memory::{Gfn, Slot, Slots, dirty_bits, for_each_page};
 use super::timer::Timers;
 use super::vcpu::VcpuShared;
@@ -33,16 +34,20 @@ pub enum Irqchip {
     None = 0,
     /// LAPICs only (KVM_CAP_SPLIT_IRQCHIP).
     Split = 1,
+    /// LAPICs, PICs and the IOAPIC (KVM_CREATE_IRQCHIP).
+    Full = 2,
 }
 
 /// A virtual machine.
 pub struct Vm {
+    me: Weak<Self>,
     /// Its type.
     pub vm_type: VmType,
     slots: RwLock<Arc<Slots>>,
     attributes: RwLock<Attributes>,
     vcpus: RwLock<Vec<Arc<VcpuShared>>>,
     irqchip: AtomicU32,
+    irqchips: OnceLock<Irqchips>,
     /// Routing, irqfds, ioeventfds.
     pub irqs: Irqs,
     /// Time.
@@ -62,12 +67,14 @@ pub struct Vm {
 impl Vm {
     /// A VM without memory and vCPUs.
     pub fn new(vm_type: VmType) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             vm_type,
             slots: RwLock::default(),
             attributes: RwLock::default(),
             vcpus: RwLock::default(),
             irqchip: AtomicU32::new(Irqchip::None as u32),
+            irqchips: OnceLock::new(),
             irqs: Irqs::default(),
             clock: Clock::default(),
             timers: Timers::default(),
@@ -88,20 +95,31 @@ impl Vm {
         self.irqchip.load(Ordering::Relaxed) != Irqchip::None as u32
     }
 
-    /// KVM_CAP_SPLIT_IRQCHIP: before the first vCPU, once.
-    pub fn split_irqchip(&self) -> Result<(), Errno> {
+    /// Are the PICs and the IOAPIC in the kernel?
+    pub fn irqchips(&self) -> Option<&Irqchips> {
+        self.irqchips.get()
+    }
+
+    /// For those who must find the VM later without keeping it alive.
+    pub fn me(&self) -> Weak<Self> {
+        self.me.clone()
+    }
+
+    /// KVM_CAP_SPLIT_IRQCHIP and KVM_CREATE_IRQCHIP: before the first vCPU, once.
+    pub fn create_irqchip(&self, which: Irqchip) -> Result<(), Errno> {
+        let _serial = self.change.lock().map_err(|_| Errno::EIO)?;
+        if self.lapic_in_kernel() {
+            return Err(Errno::EEXIST);
+        }
         if !self.vcpus().is_empty() {
             return Err(Errno::EINVAL);
         }
-        self.irqchip
-            .compare_exchange(
-                Irqchip::None as u32,
-                Irqchip::Split as u32,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            )
-            .map(|_| ())
-            .map_err(|_| Errno::EEXIST)
+        if which == Irqchip::Full {
+            self.irqchips.set(Irqchips::default()).map_err(|_| Errno::EEXIST)?;
+            self.irqs.set_routes(default_routes());
+        }
+        self.irqchip.store(which as u32, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The memslots as they are now.
@@ -229,16 +247,31 @@ impl Vm {
         hit
     }
 
-    /// An irqfd or KVM_IRQ_LINE raised a GSI.
-    pub fn raise_gsi(&self, gsi: u32) {
+    /// Drives a GSI; how many interrupts came of it, `None` if it leads nowhere. An MSI is sent by the rising level.
+    pub fn set_gsi(&self, gsi: u32, source: Source, level: bool) -> Option<u32> {
+        let mut taken = None;
         for route in self.irqs.routes(gsi) {
-            match route {
-                Route::Msi(low, high, data) => {
-                    self.deliver(&self.msi(low, high, data), None);
-                }
-                Route::Pin(..) => {}
-            }
+            let hit = match (route, self.irqchips()) {
+                (Route::Msi(low, high, data), _) => level && self.deliver(&self.msi(low, high, data), None),
+                (Route::Pin(chip, pin), Some(chips)) => chips.set_pin(self, chip, pin, source, level),
+                (Route::Pin(..), None) => continue,
+            };
+            taken = Some(taken.unwrap_or(0) + u32::from(hit));
         }
+        taken
+    }
+
+    /// An irqfd was signalled: a pulse.
+    pub fn raise_gsi(&self, gsi: u32) {
+        for level in [true, false] {
+            self.set_gsi(gsi, Source::Client, level);
+        }
+    }
+
+    /// An IOAPIC's message has eight bits of destination: 0xff is everybody.
+    pub fn ioapic_message(&self, message: Message) -> Message {
+        let everybody = message.destination == 0xff;
+        Message { destination: if everybody { u32::MAX } else { message.destination }, ..message }
     }
 
     /// An MSI, with the upper destination bits if KVM_CAP_X2APIC_API turned them on.

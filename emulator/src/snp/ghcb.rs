@@ -338,29 +338,57 @@ fn port_io(ctx: &mut Ctx, ghcb: &mut Ghcb, info_1: u64, count: u64) -> Result<()
             return Ok(());
         };
         let io = StringIo { port, bytes, input, scratch: start, left: count };
-        return if count == 0 { Ok(()) } else { string_element(ctx, ghcb.gpa, io) };
+        return string_elements(ctx, ghcb.gpa, io);
     }
     if input {
+        if let Some(answer) = ctx.kernel_port_in(port) {
+            ghcb.set(field::RAX, u64::from(answer));
+            return Ok(());
+        }
         return client(ctx, Completion::PortIn { ghcb: ghcb.gpa, bytes }, |run| {
             run.exit_io(None, port, bytes)
         });
     }
     let value = ghcb.get(field::RAX) as u32;
-    let data = value.to_le_bytes();
-    if ctx.vm.irqs.io_event_write(true, u64::from(port), data.get(..usize::from(bytes)).unwrap_or(&data)) {
+    if ctx.kernel_port_out(port, value, bytes) {
         return Ok(());
     }
     client(ctx, Completion::Done, |run| run.exit_io(Some(value), port, bytes))
 }
 
-/// Asks the client for one element of a string request.
-fn string_element(ctx: &mut Ctx, ghcb: u64, io: StringIo) -> Result<(), Stop> {
-    let mut data = [0u8; 4];
-    if !io.input {
-        let _ = ctx.vm.read_shared(io.scratch, data.get_mut(..usize::from(io.bytes)).unwrap_or(&mut []));
+impl StringIo {
+    /// Element done: the answer goes to the scratch area, and on to the next.
+    fn advance(&mut self, ctx: &Ctx, answer: u32) {
+        if self.input {
+            let data = answer.to_le_bytes();
+            let _ = ctx.vm.write_shared(self.scratch, data.get(..usize::from(self.bytes)).unwrap_or(&data));
+        }
+        self.left -= 1;
+        self.scratch += u64::from(self.bytes);
     }
-    let value = (!io.input).then(|| u32::from_le_bytes(data));
-    client(ctx, Completion::StringIo { ghcb, io }, |run| run.exit_io(value, io.port, io.bytes))
+}
+
+/// The elements of a string request, up to the first that the client must answer.
+fn string_elements(ctx: &mut Ctx, ghcb: u64, mut io: StringIo) -> Result<(), Stop> {
+    while io.left != 0 {
+        let mut data = [0u8; 4];
+        if !io.input {
+            let _ = ctx.vm.read_shared(io.scratch, data.get_mut(..usize::from(io.bytes)).unwrap_or(&mut []));
+        }
+        let value = u32::from_le_bytes(data);
+        let answer = match io.input {
+            true => ctx.kernel_port_in(io.port),
+            false => ctx.kernel_port_out(io.port, value, io.bytes).then_some(0),
+        };
+        let Some(answer) = answer else {
+            let value = (!io.input).then_some(value);
+            return client(ctx, Completion::StringIo { ghcb, io }, |run| {
+                run.exit_io(value, io.port, io.bytes)
+            });
+        };
+        io.advance(ctx, answer);
+    }
+    Ok(())
 }
 
 fn mmio(env: &mut VcpuEnv<'_>, ghcb: &mut Ghcb, gpa: u64, bytes: u64, write: bool) -> Result<(), Stop> {
@@ -376,13 +404,13 @@ fn mmio(env: &mut VcpuEnv<'_>, ghcb: &mut Ghcb, gpa: u64, bytes: u64, write: boo
         if let Some(done) = env.lapic_write(gpa, slice) {
             return done;
         }
-        if env.ctx.vm.irqs.io_event_write(false, gpa, slice) {
+        if env.ctx.kernel_memory_write(gpa, slice) {
             return Ok(());
         }
         let slice: &[u8] = slice;
         return client(env.ctx, Completion::Done, |run| run.exit_mmio(gpa, Some(slice), slice.len()));
     }
-    if env.lapic_read(gpa, slice) {
+    if env.lapic_read(gpa, slice) || env.ctx.kernel_memory_read(gpa, slice) {
         let _ = env.ctx.vm.write_shared(at, slice);
         return Ok(());
     }
@@ -512,18 +540,9 @@ impl Completion {
                 None
             }
             Self::StringIo { ghcb, mut io } => {
-                if io.input {
-                    let value = ctx.run.io_value(io.bytes).to_le_bytes();
-                    let _ =
-                        ctx.vm.write_shared(io.scratch, value.get(..usize::from(io.bytes)).unwrap_or(&[]));
-                }
-                io.left -= 1;
-                io.scratch += u64::from(io.bytes);
-                if io.left == 0 {
-                    return None;
-                }
-                let _ = string_element(ctx, ghcb, io);
-                Some(ctx.take_outcome())
+                let answer = ctx.run.io_value(io.bytes);
+                io.advance(ctx, answer);
+                string_elements(ctx, ghcb, io).is_err().then(|| ctx.take_outcome())
             }
             Self::MmioRead { scratch, bytes } => {
                 let data = ctx.run.mmio_data();

@@ -11,17 +11,21 @@ pub const MAX_GSIS: u32 = 4096;
 
 /// Capabilities whose answer does not depend on the descriptor.
 const TABLE: &[(u32, i32)] = &[
+    (k::KVM_CAP_IRQCHIP, 1),
     (k::KVM_CAP_USER_MEMORY, 1),
     (k::KVM_CAP_SET_TSS_ADDR, 1),
     (k::KVM_CAP_EXT_CPUID, 1),
     (k::KVM_CAP_CLOCKSOURCE, 1),
     (k::KVM_CAP_NR_VCPUS, 8),
     (k::KVM_CAP_NR_MEMSLOTS, MAX_SLOTS as i32),
+    (k::KVM_CAP_PIT, 1),
     (k::KVM_CAP_NOP_IO_DELAY, 1),
     (k::KVM_CAP_MP_STATE, 1),
     (k::KVM_CAP_SYNC_MMU, 1),
     (k::KVM_CAP_DESTROY_MEMORY_REGION_WORKS, 1),
     (k::KVM_CAP_USER_NMI, 1),
+    (k::KVM_CAP_PIT2, 1),
+    (k::KVM_CAP_PIT_STATE2, 1),
     (k::KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, 1),
     (k::KVM_CAP_IRQ_ROUTING, MAX_GSIS as i32),
     (k::KVM_CAP_IRQ_INJECT_STATUS, 1),

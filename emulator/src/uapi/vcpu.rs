@@ -149,7 +149,8 @@ fn set_sregs(vcpu: &This, r: &kvm_sregs) -> Result<i32, Errno> {
 fn interrupt(vcpu: &This, arg: usize) -> Result<i32, Errno> {
     let request: kvm_interrupt = user::read(arg)?;
     let vector = u8::try_from(request.irq).map_err(|_| Errno::EINVAL)?;
-    if vcpu.vm.lapic_in_kernel() {
+    // With a split irqchip the client's PIC uses it.
+    if vcpu.vm.irqchips().is_some() {
         return Err(Errno::ENXIO);
     }
     let mut inner = vcpu.lock();

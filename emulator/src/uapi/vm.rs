@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 use kvm_bindings as k;
 use kvm_bindings::{
     kvm_clear_dirty_log, kvm_clock_data, kvm_create_guest_memfd, kvm_dirty_log, kvm_enable_cap,
-    kvm_enc_region, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irq_routing_entry, kvm_irqfd,
-    kvm_memory_attributes, kvm_msi, kvm_userspace_memory_region, kvm_userspace_memory_region2,
+    kvm_enc_region, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irq_routing_entry, kvm_irqchip,
+    kvm_irqfd, kvm_memory_attributes, kvm_msi, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
+    kvm_userspace_memory_region2,
 };
 
 use super::errno::Errno;
@@ -16,9 +17,10 @@ use super::{Row, caps, io, ior, iow, iowr, user};
 use crate::machine::clock::TSC_KHZ;
 use crate::machine::gmem::{GuestMemfd, PAGE};
 use crate::machine::irq::Route;
+use crate::machine::irqchip::{Irqchips, Source, pin_exists};
 use crate::machine::memory::Slot;
 use crate::machine::vcpu::Vcpu;
-use crate::machine::vm::{Vm, routes_by_gsi};
+use crate::machine::vm::{Irqchip, Vm, routes_by_gsi};
 use crate::preload::fds::{self, Object};
 
 super::user::abi!(
@@ -31,9 +33,12 @@ super::user::abi!(
     kvm_ioeventfd,
     kvm_irq_level,
     kvm_irq_routing_entry,
+    kvm_irqchip,
     kvm_irqfd,
     kvm_memory_attributes,
     kvm_msi,
+    kvm_pit_config,
+    kvm_pit_state2,
     kvm_userspace_memory_region,
     kvm_userspace_memory_region2,
 );
@@ -51,11 +56,27 @@ pub const TABLE: &[Row<Arc<Vm>>] = &[
         user::read::<u64>(arg)?;
         if vm.vcpus().is_empty() { Ok(0) } else { Err(Errno::EINVAL) }
     }),
-    (iow::<kvm_irq_level>(0x61), irq_line),
+    (io(0x60), |vm, _| vm.create_irqchip(Irqchip::Full).map(|()| 0)),
+    (iow::<kvm_irq_level>(0x61), |vm, arg| irq_line(vm, arg, false)),
+    (iowr::<kvm_irqchip>(0x62), |vm, arg| {
+        let mut state: kvm_irqchip = user::read(arg)?;
+        require_chips(vm)?.get(&mut state)?;
+        user::write(arg, &state).map(|()| 0)
+    }),
+    (ior::<kvm_irqchip>(0x63), |vm, arg| {
+        let state: kvm_irqchip = user::read(arg)?;
+        require_chips(vm)?.set(vm, &state).map(|()| 0)
+    }),
+    (io(0x64), |vm, _| create_pit(vm, k::KVM_PIT_SPEAKER_DUMMY)),
+    (iowr::<kvm_irq_level>(0x67), |vm, arg| irq_line(vm, arg, true)),
     (iow::<kvm_irq_routing>(0x6a), set_routing),
     (iow::<kvm_irqfd>(0x76), |vm, arg| {
         require_lapic(vm)?;
         vm.irqs.irq_fd(vm, &user::read(arg)?).map(|()| 0)
+    }),
+    (iow::<kvm_pit_config>(0x77), |vm, arg| {
+        let config: kvm_pit_config = user::read(arg)?;
+        create_pit(vm, config.flags)
     }),
     (iow::<kvm_ioeventfd>(0x79), |vm, arg| vm.irqs.io_event(&user::read(arg)?).map(|()| 0)),
     (iow::<kvm_clock_data>(0x7b), |vm, arg| {
@@ -71,6 +92,11 @@ pub const TABLE: &[Row<Arc<Vm>>] = &[
         };
         user::write(arg, &data).map(|()| 0)
     }),
+    (ior::<kvm_pit_state2>(0x9f), |vm, arg| user::write(arg, &require_chips(vm)?.pit_state()?).map(|()| 0)),
+    (iow::<kvm_pit_state2>(0xa0), |vm, arg| {
+        let state: kvm_pit_state2 = user::read(arg)?;
+        require_chips(vm)?.set_pit_state(vm, &state).map(|()| 0)
+    }),
     (io(0xa2), |_, arg| set_tsc_khz(arg)),
     (io(0xa3), |_, _| Ok(TSC_KHZ as i32)),
     (iow::<kvm_enable_cap>(0xa3), enable_cap),
@@ -84,6 +110,17 @@ pub const TABLE: &[Row<Arc<Vm>>] = &[
 
 fn require_lapic(vm: &Vm) -> Result<(), Errno> {
     if vm.lapic_in_kernel() { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// The state ioctls of the chips and the timer: ENXIO without them.
+fn require_chips(vm: &Vm) -> Result<&Irqchips, Errno> {
+    vm.irqchips().ok_or(Errno::ENXIO)
+}
+
+/// KVM_CREATE_PIT and KVM_CREATE_PIT2: ENOENT without the PIC, EEXIST the second time.
+fn create_pit(vm: &Vm, flags: u32) -> Result<i32, Errno> {
+    let chips = vm.irqchips().ok_or(Errno::ENOENT)?;
+    chips.create_pit(flags & k::KVM_PIT_SPEAKER_DUMMY != 0).map(|()| 0)
 }
 
 /// KVM_SET_TSC_KHZ: the one frequency that the machine has.
@@ -207,11 +244,20 @@ fn get_dirty_log(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
     Ok(0)
 }
 
-fn irq_line(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
-    let _: kvm_irq_level = user::read(arg)?;
-    require_lapic(vm)?;
-    // With a split irqchip there is no in-kernel chip whose line could be set.
-    Err(Errno::ENXIO)
+/// KVM_IRQ_LINE; with KVM_IRQ_LINE_STATUS the client learns how many interrupts came of it, -1 if the GSI leads nowhere.
+fn irq_line(vm: &Arc<Vm>, arg: usize, status: bool) -> Result<i32, Errno> {
+    let mut line: kvm_irq_level = user::read(arg)?;
+    if !vm.lapic_in_kernel() {
+        return Err(Errno::ENXIO);
+    }
+    // SAFETY: both members of the union are 32 bits.
+    let gsi = unsafe { line.__bindgen_anon_1.irq };
+    let taken = vm.set_gsi(gsi, Source::Client, line.level != 0);
+    if status {
+        line.__bindgen_anon_1.status = taken.map_or(-1, |n| n as i32);
+        user::write(arg, &line)?;
+    }
+    Ok(0)
 }
 
 fn set_routing(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
@@ -235,7 +281,13 @@ fn set_routing(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
                     let msi = entry.u.msi;
                     Route::Msi(msi.address_lo, msi.address_hi, msi.data)
                 }
-                // In-kernel pins need an in-kernel chip.
+                k::KVM_IRQ_ROUTING_IRQCHIP if entry.flags == 0 && vm.irqchips().is_some() => {
+                    let pin = entry.u.irqchip;
+                    if !pin_exists(pin.irqchip, pin.pin) {
+                        return Err(Errno::EINVAL);
+                    }
+                    Route::Pin(pin.irqchip, pin.pin)
+                }
                 _ => return Err(Errno::EINVAL),
             }
         };
@@ -261,7 +313,7 @@ fn enable_cap(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
     }
     let [value, ..] = cap.args;
     match cap.cap {
-        k::KVM_CAP_SPLIT_IRQCHIP if value <= 24 => vm.split_irqchip()?,
+        k::KVM_CAP_SPLIT_IRQCHIP if value <= 24 => vm.create_irqchip(Irqchip::Split)?,
         k::KVM_CAP_X2APIC_API if value & !3 == 0 => vm.x2apic_ids.store(value & 1 != 0, Ordering::Relaxed),
         k::KVM_CAP_EXIT_HYPERCALL if value & !(1 << 12) == 0 => {
             vm.hypercall_exits.store(value, Ordering::Relaxed)

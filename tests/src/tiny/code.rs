@@ -345,6 +345,93 @@ guest!(
     "hlt"
 );
 
+// The handler of the chips' vector lies at offset 512: it counts, and ends the interrupt at both kinds of chip.
+guest!(
+    timer_ticks,
+    ".code64",
+    ".balign 512",
+    "hlt",
+    ".balign 512",
+    "push rax",
+    "inc qword ptr [0x8000]",
+    "mov al, 0x20",
+    "out 0x20, al",
+    "pop rax",
+    "iretq",
+    ".balign 1024",
+    ".irp value, 0x11",
+    "mov al, \\value",
+    "out 0x20, al",
+    ".endr",
+    ".irp value, 0x20, 4, 1, 0xfe",
+    "mov al, \\value",
+    "out 0x21, al",
+    ".endr",
+    "mov al, 0xff",
+    "out 0xa1, al",
+    // Channel 0, rate generator, 1 ms.
+    "mov al, 0x34",
+    "out 0x43, al",
+    "mov al, 0xa9",
+    "out 0x40, al",
+    "mov al, 4",
+    "out 0x40, al",
+    "2:",
+    "sti",
+    "hlt",
+    "cli",
+    "cmp qword ptr [0x8000], 3",
+    "jb 2b",
+    "in al, 0x21",
+    "out 0x12, al",
+    // The read-back command: status of channel 0, without its output.
+    "mov al, 0xe2",
+    "out 0x43, al",
+    "in al, 0x40",
+    "and al, 0x3f",
+    "out 0x12, al"
+);
+
+guest!(
+    level_interrupt,
+    ".code64",
+    ".balign 512",
+    "hlt",
+    ".balign 512",
+    "push rax",
+    "inc qword ptr [0x8000]",
+    // The host lowers the line here the second time.
+    "out 0x13, al",
+    "mov rax, 0xfee000b0",
+    "mov dword ptr [rax], 0",
+    "pop rax",
+    "iretq",
+    ".balign 1024",
+    // All of the PIC's inputs masked, the LAPIC on.
+    "mov al, 0xff",
+    "out 0x21, al",
+    "out 0xa1, al",
+    "mov rbx, 0xfee000f0",
+    "mov dword ptr [rbx], 0x1ff",
+    // Entry 9: vector 0x20, level, to APIC 0.
+    "mov rbx, 0xfec00000",
+    "mov dword ptr [rbx], 0x23",
+    "mov dword ptr [rbx + 0x10], 0",
+    "mov dword ptr [rbx], 0x22",
+    "mov dword ptr [rbx + 0x10], 0x8020",
+    "mov dword ptr [rbx], 1",
+    "mov eax, [rbx + 0x10]",
+    "and eax, 0xff00ff",
+    "out 0x12, eax",
+    "2:",
+    "sti",
+    "hlt",
+    "cli",
+    "cmp qword ptr [0x8000], 2",
+    "jb 2b",
+    "out 0x14, al"
+);
+
 guest!(spin, ".code64", "2:", "inc rax", "jmp 2b");
 
 guest!(triple_fault, ".code64", "mov rsp, 0x40000000", "push rax", "hlt");

@@ -13,7 +13,7 @@ pub const CODE: u64 = 0x1000;
 pub const RESULTS: u64 = 0x8000;
 const PAGE_TABLES: u64 = 0x1_0000;
 /// Interrupt descriptor table of 64-bit guests.
-pub const IDT: u64 = 0x1_4000;
+const IDT: u64 = 0x1_4000;
 const GDT: u64 = 0x1_5000;
 /// A read-only page.
 pub const READ_ONLY: u64 = 0x20_0000;
@@ -98,14 +98,16 @@ impl Machine {
         // Two large pages: RAM, and the hole with the read-only page.
         self.write(PAGE_TABLES + 0x2000, &0x83u64.to_le_bytes());
         self.write(PAGE_TABLES + 0x2008, &0x20_0083u64.to_le_bytes());
+        // And two more: the interrupt chips, uncached.
+        self.write(PAGE_TABLES + 0x1018, &(PAGE_TABLES + 0x3003).to_le_bytes());
+        for gpa in [0xfec0_0000u64, 0xfee0_0000] {
+            self.write(PAGE_TABLES + 0x3000 + (gpa >> 21 & 511) * 8, &(gpa | 0x93).to_le_bytes());
+        }
         self.write(GDT + 8, &0x00af_9b00_0000_ffffu64.to_le_bytes());
         self.write(GDT + 16, &0x00cf_9300_0000_ffffu64.to_le_bytes());
         if let Some(offset) = handlers {
             for vector in 0..32u64 {
-                let target = CODE + offset + vector * 16;
-                let low = (target & 0xffff) | (8 << 16) | (0x8e00 << 32) | ((target >> 16 & 0xffff) << 48);
-                self.write(IDT + vector * 16, &low.to_le_bytes());
-                self.write(IDT + vector * 16 + 8, &(target >> 32).to_le_bytes());
+                self.set_handler(vector, CODE + offset + vector * 16);
             }
         }
         let mut sregs = self.vcpu.get_sregs().map_err(say("KVM_GET_SREGS"))?;
@@ -130,6 +132,13 @@ impl Machine {
         (sregs.gdt.base, sregs.gdt.limit) = (GDT, 23);
         (sregs.idt.base, sregs.idt.limit) = (IDT, 0xfff);
         self.vcpu.set_sregs(&sregs).map_err(say("KVM_SET_SREGS"))
+    }
+
+    /// An interrupt gate.
+    pub fn set_handler(&mut self, vector: u64, target: u64) {
+        let low = (target & 0xffff) | (8 << 16) | (0x8e00 << 32) | ((target >> 16 & 0xffff) << 48);
+        self.write(IDT + vector * 16, &low.to_le_bytes());
+        self.write(IDT + vector * 16 + 8, &(target >> 32).to_le_bytes());
     }
 
     /// Writes guest memory.
