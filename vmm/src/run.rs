@@ -1,7 +1,9 @@
 //! `cloister run`: from configuration to exit code.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use crate::devices::{GuestLog, Machine};
 use crate::hostile::Attack;
 use crate::launch::{self, Guest, LaunchError};
 use crate::layout::PCI_WINDOW;
+use crate::memory;
 use crate::outcome::Outcome;
 use crate::pci::{Bus, Function, HostBridge};
 use crate::signals::{self, StopSignals};
@@ -83,6 +86,7 @@ fn run(mut config: VmConfig) -> Result<Outcome, RunError> {
     }
     let serial = open_output("serial", &config.serial)?;
     let devices = virtio_devices(&config)?;
+    let dump = config.dump_shared.as_deref().map(create_dump).transpose()?;
     let guest = launch::launch(&kvm, &config)?;
     if let Some((hostile, kernel)) = config.hostile.zip(config.kernel.as_ref()) {
         // After the launch has measured the good one.
@@ -107,7 +111,15 @@ fn run(mut config: VmConfig) -> Result<Outcome, RunError> {
     let waited = wait(&vcpus, &signals).map_err(host("poll"));
     let outcome = vcpus.join();
     virtio.iter().for_each(|function| function.shut_down());
+    if let Some(file) = dump {
+        memory::dump::write(guest.memory.mapping(), &file).map_err(host("--dump-shared"))?;
+    }
     waited.map(|()| outcome)
+}
+
+fn create_dump(path: &Path) -> Result<File, ConfigError> {
+    let fail = |source| ConfigError::Output { what: "dump-shared", path: path.to_owned(), source };
+    File::create(path).map_err(fail)
 }
 
 fn open_output(what: &'static str, backend: &Backend) -> Result<Output, ConfigError> {

@@ -17,6 +17,17 @@ fn refused(scratch: &Scratch, arguments: &[&str], text: &str) {
     assert!(output.stdout.is_empty());
 }
 
+/// The header of a bzImage whose 64-bit part has `paragraphs` of 16 bytes, with the first of them.
+fn bz_image(paragraphs: u32) -> Vec<u8> {
+    let mut image = vec![0; 1024 + 16];
+    image[0x1f1] = 1;
+    image[0x1f4..0x1f8].copy_from_slice(&paragraphs.to_le_bytes());
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+    image[0x236] = 1;
+    image
+}
+
 #[test]
 fn unusable_input_is_refused_with_one_line() {
     let scratch = Scratch::new();
@@ -24,6 +35,9 @@ fn unusable_input_is_refused_with_one_line() {
     let rom = ["--firmware", arg(&good)];
     let garbage = scratch.file("garbage", &[0x5a; 4096]);
     let missing = scratch.path("missing");
+    let kernel = scratch.file("kernel", &bz_image(1));
+    let cut_kernel = scratch.file("cut-kernel", &bz_image(1000));
+    let cut_initrd = scratch.file("cut-initrd", b"070701000000");
     let toml = scratch.file("vm.toml", b"cpus = \"many\"\n");
     let cut = scratch.file("cut", &std::fs::read(&good).unwrap()[..1000]);
     let disk = format!("path={}", arg(&missing));
@@ -40,7 +54,11 @@ fn unusable_input_is_refused_with_one_line() {
     check(&["--memory", "lots"], "not a size");
     check(&["--kernel", arg(&missing)], "No such file");
     check(&["--kernel", arg(&garbage)], "neither a Linux bzImage nor");
+    check(&["--kernel", arg(&cut_kernel)], "truncated");
     check(&["--initrd", arg(&garbage)], "--initrd needs a kernel");
+    check(&["--kernel", arg(&kernel), "--initrd", arg(&garbage)], "neither a cpio archive");
+    check(&["--kernel", arg(&kernel), "--initrd", arg(&cut_initrd)], "damaged or truncated");
+    check(&["--kernel", arg(&kernel), "--initrd", arg(&missing)], "No such file");
     check(&["--disk", &disk], "No such file");
     check(&["--disk", &odd_disk], "whole sectors");
     check(&["--vsock", &vsock], "exists already");
@@ -52,6 +70,8 @@ fn unusable_input_is_refused_with_one_line() {
         let backend = format!("file={}", arg(&missing.join("x")));
         check(&["--tee", "none", "--serial", &backend], "No such file");
         check(&["--tee", "none", "--serial", "null", "--console", &backend], "No such file");
+        let nowhere = missing.join("x");
+        check(&["--tee", "none", "--serial", "null", "--dump-shared", arg(&nowhere)], "No such file");
     }
     check(&["--serial", "tty"], "none of stdio, null, file=PATH");
     check(&["--host-data", "ab"], "64 hexadecimal digits");

@@ -13,6 +13,7 @@ use super::memory::{Gfn, Slot, Slots, dirty_bits, for_each_page};
 use super::timer::Timers;
 use super::vcpu::VcpuShared;
 use crate::snp::SnpVm;
+use crate::uapi::caps;
 use crate::uapi::errno::Errno;
 
 /// KVM_CREATE_VM's machine type.
@@ -46,6 +47,7 @@ pub struct Vm {
     slots: RwLock<Arc<Slots>>,
     attributes: RwLock<Attributes>,
     vcpus: RwLock<Vec<Arc<VcpuShared>>>,
+    vcpu_ids: OnceLock<u32>,
     irqchip: AtomicU32,
     irqchips: OnceLock<Irqchips>,
     /// Routing, irqfds, ioeventfds.
@@ -73,6 +75,7 @@ impl Vm {
             slots: RwLock::default(),
             attributes: RwLock::default(),
             vcpus: RwLock::default(),
+            vcpu_ids: OnceLock::new(),
             irqchip: AtomicU32::new(Irqchip::None as u32),
             irqchips: OnceLock::new(),
             irqs: Irqs::default(),
@@ -120,6 +123,16 @@ impl Vm {
         }
         self.irqchip.store(which as u32, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// vCPU IDs are below this.
+    pub fn vcpu_ids(&self) -> u32 {
+        self.vcpu_ids.get().copied().unwrap_or(caps::MAX_VCPUS as u32)
+    }
+
+    /// KVM_CAP_MAX_VCPU_ID: once, or again with the same value.
+    pub fn limit_vcpu_ids(&self, ids: u32) -> Result<(), Errno> {
+        if *self.vcpu_ids.get_or_init(|| ids) == ids { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
     /// The memslots as they are now.

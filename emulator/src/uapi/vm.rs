@@ -133,7 +133,7 @@ pub fn set_tsc_khz(khz: usize) -> Result<i32, Errno> {
 }
 
 fn create_vcpu(vm: &Arc<Vm>, id: usize) -> Result<i32, Errno> {
-    if id >= caps::MAX_VCPUS as usize {
+    if id >= vm.vcpu_ids() as usize {
         return Err(Errno::EINVAL);
     }
     if let Some(snp) = &vm.snp {
@@ -318,6 +318,7 @@ fn enable_cap(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
         k::KVM_CAP_EXIT_HYPERCALL if value & !(1 << 12) == 0 => {
             vm.hypercall_exits.store(value, Ordering::Relaxed)
         }
+        k::KVM_CAP_MAX_VCPU_ID if value <= caps::MAX_VCPUS as u64 => vm.limit_vcpu_ids(value as u32)?,
         // A bus frequency may be confirmed, not changed.
         k::KVM_CAP_X86_APIC_BUS_CYCLES_NS if value == 1 => {}
         other => {

@@ -85,6 +85,9 @@ pub struct RunArgs {
     /// Write the launch transcript (JSON) here
     #[arg(long, value_name = "FILE")]
     pub transcript: Option<PathBuf>,
+    /// When the guest has ended, write all of its memory that the host could read here (a sparse file)
+    #[arg(long, value_name = "FILE")]
+    pub dump_shared: Option<PathBuf>,
     /// Attack the guest as a malicious host would, to see that it notices
     #[arg(long, value_enum, value_name = "ATTACK", hide = true)]
     #[serde(skip)]
@@ -126,6 +129,7 @@ impl RunArgs {
             id_auth: self.id_auth.or(file.id_auth),
             host_data: self.host_data.or(file.host_data),
             transcript: self.transcript.or(file.transcript),
+            dump_shared: self.dump_shared.or(file.dump_shared),
             hostile: self.hostile,
         }
     }

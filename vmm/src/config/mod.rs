@@ -112,6 +112,8 @@ pub struct VmConfig {
     pub host_data: [u8; 32],
     /// Where the launch transcript goes.
     pub transcript: Option<PathBuf>,
+    /// Where the host's view of guest memory goes at the end.
+    pub dump_shared: Option<PathBuf>,
     /// An attack on the guest, in tests.
     pub hostile: Option<Hostile>,
 }
@@ -158,6 +160,7 @@ impl VmConfig {
             id_block: read_id_block(args.id_block.as_deref(), args.id_auth.as_deref())?,
             host_data: args.host_data.as_deref().map_or(Ok([0; 32]), parse_host_data)?,
             transcript: args.transcript,
+            dump_shared: args.dump_shared,
             hostile: args.hostile,
             vsock: args.vsock,
         })

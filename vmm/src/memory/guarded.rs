@@ -36,6 +36,11 @@ impl DeviceMemory {
         Self { ram, shared: Some(shared) }
     }
 
+    /// The whole mapping, for [`super::dump`]: of a confidential guest it holds what was shared, and nothing else.
+    pub fn mapping(&self) -> &Ram {
+        &self.ram
+    }
+
     /// Whether anything is hidden.
     pub fn is_confidential(&self) -> bool {
         self.shared.is_some()

@@ -6,6 +6,7 @@
 //! No Rust reference to guest memory ever exists: the guest may change it at any time.
 
 mod convert;
+pub mod dump;
 mod guarded;
 mod shared;
 mod slots;

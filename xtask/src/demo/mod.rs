@@ -39,6 +39,8 @@ pub struct Options {
 const RESOURCE: &str = "demo/key/disk";
 /// The kernel line that says which TEE is active.
 const ACTIVE: &str = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP";
+/// Where the VMM leaves what it could read of the guest's memory.
+const SHARED_PAGES: &str = "shared-pages";
 /// A guest that takes longer has hung.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// CPUID(1).EAX of softkvm's processor.
@@ -196,6 +198,7 @@ fn launch_guest(
         .arg(file_option(&console))
         .arg("--serial")
         .arg(file_option(&workspace.path("serial.log")));
+    run.arg("--dump-shared").arg(workspace.path(SHARED_PAGES));
     run.arg("--transcript").arg(workspace.path("transcript.json")).args(&launch.arguments);
     let log = fs::File::create(&host).with_context(|| host.display().to_string())?;
     run.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
