@@ -1,17 +1,16 @@
 //! The guest kernel: an unmodified distribution's, fetched by name through apt.
 //!
-//! Where the machine's own package sources have it, they are used as they are. Where they do not, apt is run with a
-//! private configuration (its own source list, state and cache below the target directory) that names the machine's
-//! own mirror and a suite that has it. Signatures are checked by apt with the machine's keyring in both cases.
+//! Where the machine's own package sources have it, they are used as they are; where they do not, a private apt looks in
+//! suites that do (see [`crate::apt`]).
 
 use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::{command, paths, progress};
+use crate::apt::{self, Apt};
+use crate::{paths, progress};
 
 /// Options that name a kernel.
 #[derive(clap::Args, Debug, Default)]
@@ -72,27 +71,20 @@ fn cached(directory: &Path) -> Option<Kernel> {
 
 fn fetch(directory: &Path) -> Result<()> {
     let step = progress::step("looking for a kernel package");
-    let mut apt = Apt::machine();
-    let package = match apt.newest_kernel()? {
-        Some(package) => package,
-        None => {
-            apt = Apt::private(&paths::cache().join("apt"))?;
-            apt.newest_kernel()?.context("no package source has one")?
-        }
-    };
+    let (apt, package) = Apt::find(&SUITES, newest_kernel)?;
     drop(step);
 
     let step = progress::step(format!("fetching {package}"));
     let download = paths::cache().join("download");
     fs::create_dir_all(&download)?;
-    command::output(apt.command("apt-get").current_dir(&download).args(["download", &package]))?;
+    apt.download(&[&package], &download)?;
     let archive = newest_file(&download, &package).context("apt fetched no package file")?;
     drop(step);
 
     let _step = progress::step(format!("unpacking {package}"));
     let unpacked = paths::cache().join("unpacked");
     let _ = fs::remove_dir_all(&unpacked);
-    command::output(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&unpacked))?;
+    apt::unpack(&archive, &unpacked)?;
     let version = package.strip_prefix("linux-image-").unwrap_or(&package);
     let _ = fs::remove_dir_all(directory);
     fs::create_dir_all(directory)?;
@@ -124,74 +116,18 @@ fn newest_file(directory: &Path, package: &str) -> Option<PathBuf> {
         .max()
 }
 
-/// apt with a configuration.
-struct Apt {
-    options: Vec<String>,
+/// Name of the newest signed cloud kernel that an apt can see.
+fn newest_kernel(apt: &Apt) -> Result<Option<String>> {
+    let mut names: Vec<String> =
+        apt.names("linux-image-6.")?.into_iter().filter(|name| is_wanted(name)).collect();
+    names.sort_by(|a, b| compare_versions(b, a));
+    for name in names {
+        if apt.has_candidate(&name)? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
-
-impl Apt {
-    /// As the machine has it.
-    fn machine() -> Self {
-        Self { options: Vec::new() }
-    }
-
-    /// With sources, state and cache of its own: suites that have the kernel, from the mirror that the machine uses.
-    fn private(directory: &Path) -> Result<Self> {
-        let mirror = mirror().context("the machine's apt sources name no Debian mirror")?;
-        for part in ["state/lists/partial", "cache/archives/partial", "parts"] {
-            fs::create_dir_all(directory.join(part))?;
-        }
-        for suite in SUITES {
-            let source = format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
-            fs::write(directory.join("sources.list"), source)?;
-            let at = |part: &str| directory.join(part).display().to_string();
-            let apt = Self {
-                options: vec![
-                    format!("Dir::Etc::sourcelist={}", at("sources.list")),
-                    format!("Dir::Etc::sourceparts={}", at("parts")),
-                    format!("Dir::State={}", at("state")),
-                    format!("Dir::State::lists={}", at("state/lists")),
-                    format!("Dir::Cache={}", at("cache")),
-                    "APT::Get::List-Cleanup=false".to_owned(),
-                ],
-            };
-            if command::output(apt.command("apt-get").arg("update")).is_ok() && apt.newest_kernel()?.is_some()
-            {
-                return Ok(apt);
-            }
-        }
-        bail!("none of the suites {} has one, or the mirror {mirror} cannot be reached", SUITES.join(", "))
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        for option in &self.options {
-            command.arg("-o").arg(option);
-        }
-        command
-    }
-
-    /// Name of the newest signed cloud kernel that this apt can see.
-    fn newest_kernel(&self) -> Result<Option<String>> {
-        let names = command::output(self.command("apt-cache").args(["pkgnames", "linux-image-6."]))?;
-        let mut names: Vec<&str> = names.lines().filter(|name| is_wanted(name)).collect();
-        names.sort_by(|a, b| compare_versions(b, a));
-        // A name without a candidate is one that only an installed package or a stale list knows.
-        for name in names {
-            let policy = command::output(self.command("apt-cache").args(["policy", name]))?;
-            if policy
-                .lines()
-                .any(|line| line.trim_start().starts_with("Candidate:") && !line.contains("(none)"))
-            {
-                return Ok(Some(name.to_owned()));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Debian's keyring, wherever its mirror is.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// `linux-image-6.MINOR.PATCH+debN[~bpoM]-cloud-amd64`: a versioned, signed package, no meta-package.
 fn is_wanted(name: &str) -> bool {
@@ -208,29 +144,6 @@ fn compare_versions(a: &str, b: &str) -> Ordering {
         name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
     };
     numbers(a).cmp(&numbers(b))
-}
-
-/// The mirror that the machine's sources name for Debian itself (not for its security updates).
-fn mirror() -> Option<String> {
-    let mut files: Vec<PathBuf> = vec!["/etc/apt/sources.list".into()];
-    let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
-    files.extend(parts.filter_map(|entry| Some(entry.ok()?.path())));
-    files.sort();
-    files.iter().filter_map(|file| fs::read_to_string(file).ok()).find_map(|text| mirror_in(&text))
-}
-
-/// The mirror that one sources file names, in deb822 or in one-line form.
-fn mirror_in(text: &str) -> Option<String> {
-    let words = text.lines().map(|line| line.split('#').next().unwrap_or_default());
-    let uris = words.flat_map(|line| {
-        let line = line.trim();
-        let deb822 = line.strip_prefix("URIs:").or_else(|| line.strip_prefix("uris:"));
-        let one_line = line.strip_prefix("deb ").or_else(|| line.strip_prefix("deb-src "));
-        deb822.or(one_line).unwrap_or_default().split_whitespace()
-    });
-    let mut uris = uris.filter(|word| word.contains("://"));
-    uris.find(|uri| uri.trim_end_matches('/').ends_with("/debian"))
-        .map(|uri| uri.trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]
@@ -258,26 +171,6 @@ mod tests {
         let newer = "linux-image-6.12.117+deb12-cloud-amd64";
         for older in ["linux-image-6.12.9+deb12-cloud-amd64", "linux-image-6.12.111+deb12-cloud-amd64"] {
             assert_eq!(compare_versions(newer, older), Ordering::Greater, "{older}");
-        }
-    }
-
-    #[test]
-    fn mirrors_are_found_in_both_forms_and_comments_are_not() {
-        for (text, expected) in [
-            (
-                "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n",
-                Some("http://mirror.example/debian"),
-            ),
-            ("deb [arch=amd64] https://m.example/debian/ trixie main\n", Some("https://m.example/debian")),
-            (
-                "deb http://m.example/debian-security x main\ndeb http://n.example/debian y main",
-                Some("http://n.example/debian"),
-            ),
-            ("# deb http://m.example/debian bookworm main\n", None),
-            ("URIs: https://other.example/node_20.x\n", None),
-            ("", None),
-        ] {
-            assert_eq!(mirror_in(text).as_deref(), expected, "{text}");
         }
     }
 

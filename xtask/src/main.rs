@@ -1,7 +1,9 @@
 //! `cargo xtask`: everything a developer does with this repository that is more than `cargo build`.
 
+mod apt;
 mod bench;
 mod book;
+mod boot;
 mod command;
 mod cpio;
 mod demo;
@@ -14,6 +16,7 @@ mod measurement;
 mod modules;
 mod paths;
 mod progress;
+mod qemu;
 mod test;
 
 use std::path::PathBuf;

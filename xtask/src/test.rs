@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::{book, command, demo, firmware, licences, measurement};
+use crate::{book, command, demo, firmware, licences, measurement, qemu};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -31,6 +31,7 @@ const CHECKS: &[Check] = &[
     }),
     ("launch digest", measurement::check),
     ("demo", demo::check),
+    ("QEMU on softkvm", qemu::check),
     ("tests", || command::run(&mut cargo(&["test", "--workspace", "--release"]))),
 ];
 

@@ -3,20 +3,19 @@
 //! Each is run in turn, three rounds, and the fastest counts: what slows a round down is not the program.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::Figure;
+use crate::boot::{self, COMMAND_LINE, option};
 use crate::demo::Parts;
+use crate::qemu::{self, Qemu};
 use crate::{kernel, paths, progress};
 
-/// The line that ends the measurement.
-const INIT: &str = "Run /init as init process";
-const COMMAND_LINE: &str = "console=hvc0 panic=-1 cryptomgr.notests";
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 3;
 const PEER: &str = "qemu-system-x86_64 -accel tcg";
 
@@ -28,24 +27,29 @@ struct Measured {
 
 /// Runs the benchmark.
 pub fn run() -> Result<Vec<Figure>> {
-    if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
-        bail!("the peer is missing: install qemu-system-x86");
-    }
+    let qemu = Qemu::obtain()?;
     let parts = Parts::build(&kernel::Options::default())?;
     let console = paths::target().join("bench-console.log");
     let mut best: [Option<Measured>; 3] = [None, None, None];
     for round in 1..=ROUNDS {
         let _step = progress::step(format!("boot, round {round} of {ROUNDS}"));
-        let commands =
-            [cloister(&parts, "none", &console), cloister(&parts, "snp", &console), qemu(&parts, &console)];
+        let peer = qemu::with_virtio_console(qemu.command(None), "q35,accel=tcg", &parts, &console);
+        let commands = [cloister(&parts, "none", &console), cloister(&parts, "snp", &console), peer];
         for (slot, command) in best.iter_mut().zip(commands) {
-            let measured = to_init(command, &console)?;
+            let measured = match measure(command, &console) {
+                Ok(measured) => measured,
+                // It was seen to happen to the peer.
+                Err(error) => {
+                    eprintln!("xtask: bench boot, round {round}: {error:#}");
+                    continue;
+                }
+            };
             if slot.as_ref().is_none_or(|b| measured.seconds < b.seconds) {
                 *slot = Some(measured);
             }
         }
     }
-    let [Some(none), Some(snp), Some(peer)] = best else { bail!("no round was measured") };
+    let [Some(none), Some(snp), Some(peer)] = best else { bail!("no round of one of them was measured") };
     let time = |figure: &str, seconds: f64| Figure {
         bench: "boot",
         figure: figure.to_owned(),
@@ -89,61 +93,9 @@ fn cloister(parts: &Parts, tee: &str, console: &Path) -> Command {
     command
 }
 
-fn qemu(parts: &Parts, console: &Path) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
-    command.args([
-        "-accel",
-        "tcg",
-        "-machine",
-        "q35",
-        "-m",
-        "512",
-        "-nodefaults",
-        "-no-reboot",
-        "-display",
-        "none",
-    ]);
-    command
-        .arg("-kernel")
-        .arg(&parts.kernel)
-        .arg("-initrd")
-        .arg(&parts.initrd)
-        .args(["-append", COMMAND_LINE]);
-    command.arg("-chardev").arg(option("file,id=console,path=", console));
-    command.args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console"]);
-    command
-}
-
-fn option(prefix: &str, path: &Path) -> std::ffi::OsString {
-    let mut option = std::ffi::OsString::from(prefix);
-    option.push(path);
-    option
-}
-
-/// Ends the process, whatever happens.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Already ended is as good.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn to_init(mut command: Command, console: &PathBuf) -> Result<Measured> {
-    let _ = fs::remove_file(console);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let start = Instant::now();
-    let running = Running(command.spawn().context("cannot start")?);
-    while start.elapsed() < PATIENCE {
-        if fs::read(console).is_ok_and(|text| text.windows(INIT.len()).any(|w| w == INIT.as_bytes())) {
-            let seconds = start.elapsed().as_secs_f64();
-            return Ok(Measured { seconds, own_mib: own_memory(running.0.id()).unwrap_or(f64::NAN) });
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    bail!("no init within {} s: {:?}", PATIENCE.as_secs(), command)
+fn measure(command: Command, console: &Path) -> Result<Measured> {
+    let booted = boot::to_init(command, console, PATIENCE)?;
+    Ok(Measured { seconds: booted.seconds, own_mib: own_memory(booted.pid()).unwrap_or(f64::NAN) })
 }
 
 /// Resident memory outside of the guest's RAM: everything but guest_memfd and the one mapping as large as the guest.

@@ -1,0 +1,167 @@
+//! Packages by name, through the machine's own apt.
+//!
+//! Where the machine's package sources have what is looked for, they are used as they are. Where they do not, apt is run
+//! with a private configuration (its own source list, state and cache below the target directory) that names the
+//! machine's own mirror and a suite that has it. Signatures are checked by apt with the machine's keyring in both cases.
+//! Nothing is installed: packages are downloaded and unpacked below the target directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, paths};
+
+/// apt with a configuration.
+pub struct Apt {
+    options: Vec<String>,
+}
+
+impl Apt {
+    /// The first apt for which `look` finds something: the machine's own, then a private one for each of `suites`.
+    pub fn find<T>(suites: &[&str], look: impl Fn(&Self) -> Result<Option<T>>) -> Result<(Self, T)> {
+        let machine = Self { options: Vec::new() };
+        if let Some(found) = look(&machine)? {
+            return Ok((machine, found));
+        }
+        let mirror = mirror().context("the machine's apt sources name no Debian mirror")?;
+        for suite in suites {
+            let apt = Self::private(&paths::cache().join("apt").join(suite), &mirror, suite)?;
+            if command::output(apt.command("apt-get").arg("update")).is_ok()
+                && let Some(found) = look(&apt)?
+            {
+                return Ok((apt, found));
+            }
+        }
+        bail!("none of the suites {} has it, or the mirror {mirror} cannot be reached", suites.join(", "))
+    }
+
+    /// With sources, state and cache of its own: one suite of the mirror that the machine uses.
+    fn private(directory: &Path, mirror: &str, suite: &str) -> Result<Self> {
+        for part in ["state/lists/partial", "cache/archives/partial", "parts"] {
+            fs::create_dir_all(directory.join(part))?;
+        }
+        let source = format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
+        fs::write(directory.join("sources.list"), source)?;
+        let at = |part: &str| directory.join(part).display().to_string();
+        Ok(Self {
+            options: vec![
+                format!("Dir::Etc::sourcelist={}", at("sources.list")),
+                format!("Dir::Etc::sourceparts={}", at("parts")),
+                format!("Dir::State={}", at("state")),
+                format!("Dir::State::lists={}", at("state/lists")),
+                format!("Dir::Cache={}", at("cache")),
+                "APT::Get::List-Cleanup=false".to_owned(),
+            ],
+        })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        for option in &self.options {
+            command.arg("-o").arg(option);
+        }
+        command
+    }
+
+    /// Names of packages that begin with `prefix`.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let names = command::output(self.command("apt-cache").args(["pkgnames", prefix]))?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+
+    /// Can the package be had? A name without a candidate is one that only an installed package or a stale list knows.
+    pub fn has_candidate(&self, name: &str) -> Result<bool> {
+        let policy = command::output(self.command("apt-cache").args(["policy", name]))?;
+        Ok(policy.lines().any(|line| line.trim_start().starts_with("Candidate:") && !line.contains("(none)")))
+    }
+
+    /// What would be installed with `name`, itself included; what the machine has already is not.
+    pub fn missing_for(&self, name: &str) -> Result<Vec<String>> {
+        let arguments = ["--simulate", "--no-install-recommends", "install", name];
+        let plan = command::output(self.command("apt-get").args(arguments))?;
+        Ok(plan.lines().filter_map(planned).map(str::to_owned).collect())
+    }
+
+    /// Downloads packages into a directory.
+    pub fn download(&self, names: &[impl AsRef<str>], directory: &Path) -> Result<()> {
+        let mut apt = self.command("apt-get");
+        apt.current_dir(directory).arg("download").args(names.iter().map(AsRef::as_ref));
+        command::output(&mut apt).map(drop)
+    }
+}
+
+/// The package that a line of `apt-get --simulate` would install: `Inst NAME (VERSION …)`.
+fn planned(line: &str) -> Option<&str> {
+    line.strip_prefix("Inst ")?.split_whitespace().next()
+}
+
+/// The code name of the machine's own release.
+pub fn release() -> Option<String> {
+    let text = fs::read_to_string("/etc/os-release").ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix("VERSION_CODENAME=")?.trim_matches('"').to_owned()))
+}
+
+/// Unpacks a package file over a directory.
+pub fn unpack(archive: &Path, directory: &Path) -> Result<()> {
+    command::output(Command::new("dpkg-deb").arg("--extract").arg(archive).arg(directory)).map(drop)
+}
+
+/// Debian's keyring, wherever its mirror is.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The mirror that the machine's sources name for Debian itself (not for its security updates).
+fn mirror() -> Option<String> {
+    let mut files: Vec<PathBuf> = vec!["/etc/apt/sources.list".into()];
+    let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
+    files.extend(parts.filter_map(|entry| Some(entry.ok()?.path())));
+    files.sort();
+    files.iter().filter_map(|file| fs::read_to_string(file).ok()).find_map(|text| mirror_in(&text))
+}
+
+/// The mirror that one sources file names, in deb822 or in one-line form.
+fn mirror_in(text: &str) -> Option<String> {
+    let words = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let uris = words.flat_map(|line| {
+        let line = line.trim();
+        let deb822 = line.strip_prefix("URIs:").or_else(|| line.strip_prefix("uris:"));
+        let one_line = line.strip_prefix("deb ").or_else(|| line.strip_prefix("deb-src "));
+        deb822.or(one_line).unwrap_or_default().split_whitespace()
+    });
+    let mut uris = uris.filter(|word| word.contains("://"));
+    uris.find(|uri| uri.trim_end_matches('/').ends_with("/debian"))
+        .map(|uri| uri.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_are_found_in_both_forms_and_comments_are_not() {
+        for (text, expected) in [
+            (
+                "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n",
+                Some("http://mirror.example/debian"),
+            ),
+            ("deb [arch=amd64] https://m.example/debian/ trixie main\n", Some("https://m.example/debian")),
+            (
+                "deb http://m.example/debian-security x main\ndeb http://n.example/debian y main",
+                Some("http://n.example/debian"),
+            ),
+            ("# deb http://m.example/debian bookworm main\n", None),
+            ("URIs: https://other.example/node_20.x\n", None),
+            ("", None),
+        ] {
+            assert_eq!(mirror_in(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_what_would_be_installed_is_fetched() {
+        assert_eq!(planned("Inst seabios (1.16.2-1 Debian:12.1/stable [all])"), Some("seabios"));
+        assert_eq!(planned("Conf seabios (1.16.2-1 Debian:12.1/stable [all])"), None);
+        assert_eq!(planned("0 upgraded, 3 newly installed"), None);
+    }
+}
