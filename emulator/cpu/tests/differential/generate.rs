@@ -1,7 +1,8 @@
 //! Random instructions: every encoding that iced-x86 knows, of the sets that the processor implements.
 
 use iced_x86::{
-    Code, CpuidFeature, Encoder, FlowControl, Instruction, Mnemonic, OpCodeOperandKind as K, OpKind, Register,
+    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic,
+    OpCodeOperandKind as K, OpKind, Register,
 };
 
 use crate::state::Random;
@@ -273,6 +274,20 @@ fn operand(random: &mut Random, i: &mut Instruction, n: u32, o: &Operand) {
         }
         Operand::Implied(kind) => i.set_op_kind(n, *kind),
     }
+}
+
+/// A conditional or unconditional branch over `bytes` bytes, and the flags that it reads (as [`iced_x86::RflagsBits`]).
+pub fn branch_over(random: &mut Random, bytes: u8) -> (Vec<u8>, u32) {
+    let condition = random.below(16) as u8;
+    let encoded = match random.below(8) {
+        0 => vec![0xeb, bytes],
+        // LOOPNE, LOOPE, LOOP and JRCXZ.
+        1 | 2 => vec![0xe0 + (condition & 3), bytes],
+        3 | 4 => vec![0x0f, 0x80 + condition, bytes, 0, 0, 0],
+        _ => vec![0x70 + condition, bytes],
+    };
+    let reads = Decoder::new(64, &encoded, DecoderOptions::NONE).decode().rflags_read();
+    (encoded, reads)
 }
 
 /// A random instruction of a form, encoded; `None` if the combination has no encoding.

@@ -13,8 +13,10 @@ use state::{DATA, DATA_BYTES, End, Random, State};
 
 /// Guest-physical place of the data.
 const DATA_GPA: u64 = 0x20_0000;
-/// Where the guest's code runs, and lies.
-const CODE: u64 = DATA + 0x10_0000;
+/// Where the guest's code runs, and lies. No round number: the guest can read there, the host cannot, and rotated
+/// addresses of the data are round.
+const CODE_PAGE: u64 = 397;
+const CODE: u64 = DATA + CODE_PAGE * 0x1000;
 const CODE_GPA: u64 = 0x10_0000;
 /// Handlers of the exceptions: 16 bytes apart, each a HLT.
 const HANDLERS: u64 = 0x7000;
@@ -39,7 +41,7 @@ impl Guest {
         for page in 0..DATA_BYTES as u64 / 0x1000 {
             ram.write_u64(0xa000 + page * 8, (DATA_GPA + page * 0x1000) | 7);
         }
-        ram.write_u64(0xa000 + 256 * 8, CODE_GPA | 7);
+        ram.write_u64(0xa000 + CODE_PAGE * 8, CODE_GPA | 7);
         for vector in 0..32 {
             testing::set_gate(&ram, vector, HANDLERS + u64::from(vector) * 16, 0, 3);
             ram.write(HANDLERS + u64::from(vector) * 16, &[0xf4]);
@@ -154,7 +156,15 @@ fn case(random: &mut Random, forms: &[generate::Form], most: u64) -> Case {
         let counted = i.has_rep_prefix() || i.has_repne_prefix() || is_shift(i.mnemonic());
         let defined =
             if counted { 0 } else { rflags(i.rflags_written() | i.rflags_cleared() | i.rflags_set()) };
-        case.undefined.push(before & !defined | rflags(i.rflags_undefined()));
+        let after = before & !defined | rflags(i.rflags_undefined());
+        let (branch, reads) = generate::branch_over(random, bytes.len() as u8);
+        if most > 1 && random.one_in(5) && rflags(reads) & before == 0 {
+            // Branch and target are one entry, so that a shorter prefix never jumps out of the code.
+            case.undefined.push(before | after);
+            case.listing.push((i, [branch, bytes].concat()));
+            continue;
+        }
+        case.undefined.push(after);
         case.listing.push((i, bytes));
     }
     case
