@@ -15,6 +15,13 @@ fn executables() -> PathBuf {
     path
 }
 
+fn softkvm() -> PathBuf {
+    let softkvm = executables().join("softkvm");
+    let path = softkvm.display();
+    assert!(softkvm.exists(), "{path} is missing: run `cargo build -p softkvm` first (xtask test does)");
+    softkvm
+}
+
 fn observe(mut command: Command) -> Vec<Observed> {
     let output = command.output().expect("tiny-guests runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -25,13 +32,7 @@ fn observe(mut command: Command) -> Vec<Observed> {
 #[test]
 fn tiny_guests_behave_alike_on_kvm_and_on_softkvm() {
     let guests = env!("CARGO_BIN_EXE_tiny-guests");
-    let softkvm = executables().join("softkvm");
-    assert!(
-        softkvm.exists(),
-        "{} is missing: run `cargo build -p softkvm` first (xtask test does)",
-        softkvm.display()
-    );
-    let mut soft = Command::new(softkvm);
+    let mut soft = Command::new(softkvm());
     soft.args(["--tee", "none", "--", guests]);
     let soft = observe(soft);
     assert!(soft.iter().all(|o| o.events.iter().all(|e| !e.starts_with("failed"))), "{soft:#?}");
@@ -50,4 +51,14 @@ fn tiny_guests_behave_alike_on_kvm_and_on_softkvm() {
         }
         assert_eq!(hard.events, soft.events, "{}: /dev/kvm on the left, softkvm on the right", hard.guest);
     }
+}
+
+#[test]
+fn snp_launch_commands_are_refused_as_linux_and_the_secure_processor_refuse_them() {
+    let state = tempfile::tempdir().expect("a directory for the emulated platform");
+    let mut soft = Command::new(softkvm());
+    soft.arg("--state").arg(state.path()).args(["--tee", "snp", "--", env!("CARGO_BIN_EXE_snp-orders")]);
+    let output = soft.output().expect("snp-orders runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
 }

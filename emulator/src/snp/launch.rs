@@ -15,6 +15,7 @@ use crate::uapi::errno::Errno;
 #[repr(u32)]
 #[allow(missing_docs, reason = "the specification's names")]
 pub enum Firmware {
+    InvalidGuestState = 2,
     PolicyFailure = 7,
     BadSignature = 10,
     BadMeasurement = 11,
@@ -39,6 +40,13 @@ impl From<Errno> for Refusal {
 impl From<Firmware> for Refusal {
     fn from(code: Firmware) -> Self {
         Self { errno: Errno::EIO, firmware: code as u32 }
+    }
+}
+
+impl Refusal {
+    /// Whatever goes wrong while KVM populates a page is EIO for the client (kvm_gmem_populate's caller).
+    pub fn while_populating(self) -> Self {
+        Self { errno: Errno::EIO, ..self }
     }
 }
 
@@ -190,6 +198,9 @@ impl Launch {
         let bad_policy = policy & !policy::KNOWN != 0
             || policy & required != required
             || policy & policy::SINGLE_SOCKET != 0;
+        if self.state == State::New {
+            return Err(Errno::ENOTTY.into());
+        }
         if self.state != State::Initialised || flags != 0 || bad_policy {
             return Err(Errno::EINVAL.into());
         }
@@ -215,9 +226,7 @@ impl Launch {
         kind: PageType,
         contents: &Page,
     ) -> Result<Page, (Refusal, Option<Box<Page>>)> {
-        if self.state != State::Started {
-            return Err((Errno::EINVAL.into(), None));
-        }
+        self.takes_pages().map_err(|refusal| (refusal, None))?;
         let page = match kind {
             PageType::Zero => ZERO,
             PageType::Secrets => self.secrets_page(),
@@ -231,9 +240,15 @@ impl Launch {
         Ok(page)
     }
 
-    /// Must be in the state that takes pages.
-    pub fn started(&self) -> Result<(), Refusal> {
-        if self.state == State::Started { Ok(()) } else { Err(Errno::EINVAL.into()) }
+    /// KVM asks only whether the secure processor has a context for the guest.
+    pub fn has_context(&self) -> Result<(), Refusal> {
+        if matches!(self.state, State::Started | State::Running) { Ok(()) } else { Err(Errno::EINVAL.into()) }
+    }
+
+    /// The secure processor adds pages to a guest that is not running yet.
+    fn takes_pages(&self) -> Result<(), Refusal> {
+        self.has_context()?;
+        if self.state == State::Started { Ok(()) } else { Err(Firmware::InvalidGuestState.into()) }
     }
 
     /// The secrets page (linux: struct snp_secrets_page; AMD 56860, "Secrets Page Format").
@@ -250,10 +265,14 @@ impl Launch {
 
     /// SNP_LAUNCH_FINISH: measures every vCPU's save area, checks the ID block, and hands the registers to the guest.
     pub fn finish(&mut self, vcpus: &[std::sync::Arc<Vcpu>], finish: &Finish) -> Result<(), Refusal> {
-        self.started()?;
+        if self.state == State::New {
+            return Err(Errno::ENOTTY.into());
+        }
+        self.has_context()?;
         if finish.flags != 0 {
             return Err(Errno::EINVAL.into());
         }
+        self.takes_pages()?;
         // vCPUs are measured in the order of their creation, as KVM's iteration has it.
         let mut digest = self.digest;
         for vcpu in vcpus {
@@ -331,7 +350,10 @@ mod tests {
         let vm = Vm::new(crate::machine::vm::VmType::Snp);
         let mut launch = Launch::default();
         let einval = Refusal::from(Errno::EINVAL);
-        assert_eq!(launch.start(0x30000, [0; 16], 0), Err(einval), "START before INIT2");
+        let running = Refusal::from(Firmware::InvalidGuestState);
+        let finish = Finish { id: None, author_key: false, host_data: [0; 32], flags: 0 };
+        assert_eq!(launch.start(0x30000, [0; 16], 0), Err(Errno::ENOTTY.into()), "START before INIT2");
+        assert_eq!(launch.finish(&[], &finish), Err(Errno::ENOTTY.into()), "FINISH before INIT2");
         assert_eq!(
             launch.update(0, PageType::Zero, &ZERO).map_err(|e| e.0),
             Err(einval),
@@ -341,12 +363,11 @@ mod tests {
         assert_eq!(launch.init2(&vm, 0, 0, 2), Err(einval), "INIT2 twice");
         assert_eq!(launch.start(0x30000, [0; 16], 0), Ok(()));
         assert_eq!(launch.start(0x30000, [0; 16], 0), Err(einval), "START twice");
-        let finish = Finish { id: None, author_key: false, host_data: [0; 32], flags: 0 };
         assert_eq!(launch.finish(&[], &finish), Ok(()));
-        assert_eq!(launch.finish(&[], &finish), Err(einval), "FINISH twice");
+        assert_eq!(launch.finish(&[], &finish), Err(running), "FINISH twice");
         assert_eq!(
             launch.update(0, PageType::Zero, &ZERO).map_err(|e| e.0),
-            Err(einval),
+            Err(running),
             "UPDATE after FINISH"
         );
     }

@@ -42,8 +42,8 @@ impl SnpVm {
         self.launch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// KVM refuses vCPUs before KVM_SEV_INIT2.
-    pub fn may_create_vcpu(&self) -> Result<(), Errno> {
+    /// KVM runs no vCPU before KVM_SEV_INIT2.
+    pub fn may_run(&self) -> Result<(), Errno> {
         if self.launch().initialised() { Ok(()) } else { Err(Errno::EINVAL) }
     }
 

@@ -45,6 +45,9 @@ pub fn vm_command(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
         return Ok(0);
     }
     let mut command: kvm_sev_cmd = user::read(arg)?;
+    if command.id < SNP_LAUNCH_START && snp.launch().initialised() {
+        return Err(Errno::EPERM);
+    }
     let handler = COMMANDS.iter().find(|row| row.0 == command.id).map(|row| row.1).ok_or(Errno::EINVAL)?;
     let needs_device = matches!(command.id, SNP_LAUNCH_START..=SNP_LAUNCH_FINISH);
     if needs_device && !matches!(fds::get(command.sev_fd as i32), Some(fds::Object::Sev)) {
@@ -68,30 +71,28 @@ fn start(_vm: &Arc<Vm>, snp: &SnpVm, data: usize) -> Result<(), Refusal> {
 
 fn update(vm: &Arc<Vm>, snp: &SnpVm, data: usize) -> Result<(), Refusal> {
     let mut args: kvm_sev_snp_launch_update = user::read(data)?;
-    snp.launch().started()?;
+    snp.launch().has_context()?;
     let kind = PageType::from_client(args.type_).ok_or(Errno::EINVAL)?;
     let zero = kind == PageType::Zero;
-    if args.len == 0
-        || !args.len.is_multiple_of(4096)
-        || args.flags != 0
-        || (!zero && !args.uaddr.is_multiple_of(4096))
-    {
+    if !args.len.is_multiple_of(4096) || args.flags != 0 {
         return Err(Errno::EINVAL.into());
     }
     let gpa = args.gfn_start.checked_mul(4096).ok_or(Errno::EINVAL)?;
-    let fits = vm
-        .slots()
-        .find(gpa)
-        .is_some_and(|slot| slot.gmem.is_some() && args.len <= slot.bytes - (gpa - slot.gpa));
+    let slots = vm.slots();
+    let slot = slots.find(gpa).filter(|slot| slot.gmem.is_some()).ok_or(Errno::EINVAL)?;
+    let fits = args.len != 0
+        && args.len <= slot.bytes - (gpa - slot.gpa)
+        && (zero || args.uaddr.is_multiple_of(4096));
     if !fits {
-        return Err(Errno::EINVAL.into());
+        return Err(Refusal::from(Errno::EINVAL).while_populating());
     }
     let pages = (args.len / 4096).min(UPDATE_BATCH);
-    let mut result = Ok(());
-    for _ in 0..pages {
-        result = update_page(vm, snp, args.gfn_start * 4096, args.uaddr as usize, kind);
-        if result.is_err() {
-            break;
+    for page in 0..pages {
+        // What is done before the first refusal is reported as done; the client meets it when it goes on.
+        match update_page(vm, snp, args.gfn_start * 4096, args.uaddr as usize, kind) {
+            Err(refusal) if page == 0 => return Err(refusal.while_populating()),
+            Err(_) => break,
+            Ok(()) => {}
         }
         args.gfn_start += 1;
         args.len -= 4096;
@@ -100,7 +101,7 @@ fn update(vm: &Arc<Vm>, snp: &SnpVm, data: usize) -> Result<(), Refusal> {
         }
     }
     user::write(data, &args)?;
-    result
+    Ok(())
 }
 
 fn update_page(vm: &Arc<Vm>, snp: &SnpVm, gpa: u64, source: usize, kind: PageType) -> Result<(), Refusal> {

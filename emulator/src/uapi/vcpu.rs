@@ -18,6 +18,7 @@ use super::{Row, io, ior, iow, iowr, user};
 use crate::machine::clock::TSC_KHZ;
 use crate::machine::env::VcpuEnv;
 use crate::machine::vcpu::{Inner, Vcpu, attention};
+use crate::snp::SnpVm;
 
 super::user::abi!(
     kvm_debugregs,
@@ -41,7 +42,10 @@ type This = Arc<Vcpu>;
 
 /// The vCPU ioctls.
 pub const TABLE: &[Row<This>] = &[
-    (io(0x80), |v, arg| if arg == 0 { v.run().map(|()| 0) } else { Err(Errno::EINVAL) }),
+    (io(0x80), |v, arg| {
+        v.vm.snp.as_ref().map_or(Ok(()), SnpVm::may_run)?;
+        if arg == 0 { v.run().map(|()| 0) } else { Err(Errno::EINVAL) }
+    }),
     (ior::<kvm_regs>(0x81), |v, arg| user::write(arg, &regs::to_regs(&open(v)?.cpu.state)).map(|()| 0)),
     (iow::<kvm_regs>(0x82), set_regs),
     (ior::<kvm_sregs>(0x83), |v, arg| {

@@ -136,9 +136,6 @@ fn create_vcpu(vm: &Arc<Vm>, id: usize) -> Result<i32, Errno> {
     if id >= vm.vcpu_ids() as usize {
         return Err(Errno::EINVAL);
     }
-    if let Some(snp) = &vm.snp {
-        snp.may_create_vcpu()?;
-    }
     let vcpu = Vcpu::new(vm, id as u32)?;
     let fd = vcpu.lock().ctx.run.client_fd()?;
     Ok(fds::publish(fd, Object::Vcpu(vcpu)))
