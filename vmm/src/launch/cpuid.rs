@@ -10,7 +10,7 @@ use super::{Call, LaunchError};
 /// Which features are hidden from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Masks {
-    /// None.
+    /// Memory encryption.
     Plain,
     /// What the SNP firmware refuses in a CPUID page.
     Snp,
@@ -47,8 +47,17 @@ const SNP_HIDDEN: &[(u32, u32, Register, u32)] = &[
     (0x8000_0021, 0, Register::Eax, 1 << 9),                        // NO_SMM_CTL_MSR
     (0x8000_0021, 0, Register::Ecx, u32::MAX),
 ];
-/// Leaves that an SNP guest does not get at all: extended topology of the host.
-const SNP_DROPPED: &[u32] = &[0x8000_0026];
+impl Masks {
+    /// Leaves that such a guest does not get at all.
+    const fn dropped(self) -> &'static [u32] {
+        match self {
+            // A guest that sees SEV reads MSR C001_0131 before it can handle an exception, and KVM has none for it.
+            Self::Plain => &[0x8000_001f],
+            // Extended topology of the host.
+            Self::Snp => &[0x8000_0026],
+        }
+    }
+}
 
 /// The leaves of the extended topology (Intel SDM, AMD APM volume 3 appendix E.3).
 const TOPOLOGY_LEAVES: &[u32] = &[0xb, 0x1f];
@@ -86,7 +95,7 @@ pub fn for_vcpu(supported: &CpuId, index: u32, cpus: u32, masks: Masks) -> Resul
             }
             continue;
         }
-        if masks == Masks::Snp && SNP_DROPPED.contains(&entry.function) {
+        if masks.dropped().contains(&entry.function) {
             continue;
         }
         specialise(&mut entry, index, cpus);
@@ -166,7 +175,7 @@ mod tests {
             edx: u32::MAX,
             ..Default::default()
         };
-        let functions = [0x1, 0x4, 0x7, 0xb, 0x8000_0008, 0x8000_001e, 0x8000_0021, 0x8000_0026];
+        let functions = [0x1, 0x4, 0x7, 0xb, 0x8000_0008, 0x8000_001e, 0x8000_001f, 0x8000_0021, 0x8000_0026];
         CpuId::from_entries(&functions.map(all_ones)).unwrap()
     }
 
@@ -182,6 +191,15 @@ mod tests {
                 assert_eq!(leaf(&cpuid, 0x8000_001e, 0).eax, index);
                 assert_eq!(leaf(&cpuid, 0x8000_0008, 0).ecx, bits << 12 | (cpus - 1));
             }
+        }
+    }
+
+    #[test]
+    fn only_an_snp_guest_is_told_of_memory_encryption() {
+        for (masks, told) in [(Masks::Plain, false), (Masks::Snp, true)] {
+            let cpuid = for_vcpu(&host(), 0, 1, masks).unwrap();
+            let there = cpuid.as_slice().iter().any(|entry| entry.function == 0x8000_001f);
+            assert_eq!(there, told, "{masks:?}");
         }
     }
 
