@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha384};
 
 use super::plan::{LaunchInputs, LaunchPlan, PageType};
+use crate::measure::hex_string;
 
 /// SHA-256 of what the launch was made from, in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,10 +32,10 @@ impl InputDigests {
     pub fn new(inputs: &LaunchInputs<'_>) -> Self {
         let kernel = inputs.kernel.as_ref();
         Self {
-            firmware: hex(&Sha256::digest(inputs.rom.bytes())),
-            kernel: kernel.map(|hashes| hex(&hashes.kernel)),
-            initrd: kernel.map(|hashes| hex(&hashes.initrd)),
-            cmdline: kernel.map(|hashes| hex(&hashes.cmdline)),
+            firmware: hex_string(&Sha256::digest(inputs.rom.bytes())),
+            kernel: kernel.map(|hashes| hex_string(&hashes.kernel)),
+            initrd: kernel.map(|hashes| hex_string(&hashes.initrd)),
+            cmdline: kernel.map(|hashes| hex_string(&hashes.cmdline)),
         }
     }
 }
@@ -143,7 +144,7 @@ impl LaunchTranscript {
                 gpa: range.gpa.to_string(),
                 len: range.len,
                 page_type: range.page_type,
-                contents_sha384: range.contents.map(|bytes| hex(&Sha384::digest(bytes))),
+                contents_sha384: range.contents.map(|bytes| hex_string(&Sha384::digest(bytes))),
                 digest: range.digest.to_string(),
             });
         });
@@ -161,14 +162,4 @@ impl LaunchTranscript {
             launch_digest: launch_digest.to_string(),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    struct Hex<'a>(&'a [u8]);
-    impl core::fmt::Display for Hex<'_> {
-        fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-            crate::measure::hex::write_hex(f, self.0)
-        }
-    }
-    Hex(bytes).to_string()
 }

@@ -1,8 +1,10 @@
 //! `measure`: what a launch will be measured as.
 
+mod tdx;
+
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use cloister_attestation::measure::KernelHashes;
 use cloister_attestation::measure::sev::{sev_digest, sev_es_digest};
@@ -25,12 +27,8 @@ pub enum Measure {
     SevEs(Args),
     /// Launch digest of a plain SEV guest
     Sev(Args),
-    /// MRTD and RTMRs of a TDX guest (not yet supported)
-    #[command(hide = true)]
-    Tdx {
-        #[arg(num_args = 0.., allow_hyphen_values = true, hide = true)]
-        arguments: Vec<String>,
-    },
+    /// MRTD and RTMRs of a TDX guest
+    Tdx(tdx::Args),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -103,7 +101,7 @@ pub fn run(measure: &Measure) -> anyhow::Result<()> {
         Measure::Snp(args) => (args, "snp"),
         Measure::SevEs(args) => (args, "sev-es"),
         Measure::Sev(args) => (args, "sev"),
-        Measure::Tdx { .. } => bail!("TDX launches cannot be measured yet"),
+        Measure::Tdx(args) => return tdx::run(args),
     };
     let firmware = read(&args.firmware)?;
     let rom = Rom::parse(&firmware).with_context(|| format!("{} is unusable", args.firmware.display()))?;
