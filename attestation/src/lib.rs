@@ -27,6 +27,10 @@ extern crate alloc;
 
 pub mod abi;
 pub mod measure;
+#[cfg(feature = "verify")]
+pub mod signature;
+#[cfg(feature = "verify")]
+pub mod signing;
 pub mod snp;
 #[cfg(feature = "verify")]
 pub mod verdict;

@@ -144,10 +144,10 @@ impl Authentic {
     /// What the report says, now to be believed.
     pub fn claims(&self) -> Claims {
         let report = &self.report;
-        let vek = &self.vek_certificate;
+        let vek = self.signer.certificate();
         Claims {
             tee: "snp",
-            product: self.vek.product,
+            product: self.vek().product,
             report_version: report.version(),
             measurement: Hex(*report.measurement()),
             report_data: Hex(*report.report_data()),
@@ -164,7 +164,7 @@ impl Authentic {
             report_id_ma: Hex(*report.report_id_ma()),
             chip_id: Some(Hex(*report.chip_id())).filter(|id| id.0 != [0; 64]),
             cpuid: report.cpuid(),
-            tcb: tcb_versions(report, self.vek.product),
+            tcb: tcb_versions(report, self.vek().product),
             firmware: FirmwareClaims {
                 current: report.current_version(),
                 committed: report.committed_version(),
@@ -174,16 +174,16 @@ impl Authentic {
                 current: report.current_mit_vector().map(|bits| alloc::format!("{bits:#x}")),
             },
             endorsement_key: VekClaims {
-                kind: self.vek.kind,
-                product_name: self.vek.product_name.clone(),
-                csp_id: self.vek.csp_id.clone(),
+                kind: self.vek().kind,
+                product_name: self.vek().product_name.clone(),
+                csp_id: self.vek().csp_id.clone(),
                 not_before: vek.not_before(),
                 not_after: vek.not_after(),
                 sha256: Hex(vek.fingerprint()),
             },
             trust_root: RootClaims {
-                subject: self.root.subject().to_string(),
-                sha256: Hex(self.root.fingerprint()),
+                subject: self.root().subject().to_string(),
+                sha256: Hex(self.root().fingerprint()),
             },
             revocation: self.revocation,
             verified_at: self.time,

@@ -50,20 +50,18 @@ impl From<Vmm> for VmmFlavour {
     }
 }
 
+/// What decides a launch digest beside the firmware.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Firmware ROM
-    #[arg(long, value_name = "ROM")]
-    firmware: PathBuf,
+pub struct Launch {
     /// Kernel that the firmware loads
     #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
+    pub kernel: Option<PathBuf>,
     /// Initial RAM disk
     #[arg(long, value_name = "FILE", requires = "kernel")]
-    initrd: Option<PathBuf>,
+    pub initrd: Option<PathBuf>,
     /// Kernel command line
     #[arg(long, value_name = "TEXT", requires = "kernel")]
-    cmdline: Option<String>,
+    pub cmdline: Option<String>,
     /// Number of virtual processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     cpus: u32,
@@ -79,6 +77,15 @@ pub struct Args {
     /// The VMM that launches the guest
     #[arg(long, value_enum, default_value = "cloister")]
     vmm: Vmm,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Firmware ROM
+    #[arg(long, value_name = "ROM")]
+    firmware: PathBuf,
+    #[command(flatten)]
+    launch: Launch,
     /// Print the reference value that a key broker reads
     #[arg(long, conflicts_with = "transcript")]
     json: bool,
@@ -105,7 +112,7 @@ pub fn run(measure: &Measure) -> anyhow::Result<()> {
     };
     let firmware = read(&args.firmware)?;
     let rom = Rom::parse(&firmware).with_context(|| format!("{} is unusable", args.firmware.display()))?;
-    let inputs = inputs(args, &rom)?;
+    let inputs = inputs(&args.launch, &rom)?;
     let kernel = inputs.kernel.as_ref();
     let digest = match tee {
         "snp" => return snp(args, &inputs),
@@ -125,7 +132,7 @@ fn snp(args: &Args, inputs: &LaunchInputs<'_>) -> anyhow::Result<()> {
     output::print(&ReferenceValue::new(inputs, &plan), args.json)
 }
 
-fn inputs<'a>(args: &Args, rom: &'a Rom<'a>) -> anyhow::Result<LaunchInputs<'a>> {
+pub fn inputs<'a>(args: &Launch, rom: &'a Rom<'a>) -> anyhow::Result<LaunchInputs<'a>> {
     let file = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
     let initrd = file(&args.initrd)?;
     let cmdline = args.cmdline.as_deref().unwrap_or_default();
@@ -140,7 +147,7 @@ fn inputs<'a>(args: &Args, rom: &'a Rom<'a>) -> anyhow::Result<LaunchInputs<'a>>
     })
 }
 
-fn cpu(args: &Args) -> anyhow::Result<VcpuModel> {
+fn cpu(args: &Launch) -> anyhow::Result<VcpuModel> {
     match (&args.cpu_model, args.cpu_sig) {
         (Some(name), _) => VcpuModel::by_name(name).with_context(|| {
             let names: Vec<_> = CPU_MODELS.iter().map(|(name, _)| *name).collect();

@@ -53,13 +53,30 @@ impl Default for DigestChain {
     }
 }
 
+impl From<LaunchDigest> for DigestChain {
+    /// The chain that has come as far as `digest`.
+    fn from(digest: LaunchDigest) -> Self {
+        Self(digest)
+    }
+}
+
 impl DigestChain {
+    /// What the chain takes of a page's contents.
+    pub fn contents(page: &[u8]) -> [u8; 48] {
+        Sha384::digest(page).into()
+    }
+
     /// Adds one page. `contents` is `None` for the types whose contents are not measured, and for
     /// zero pages.
     pub fn page(&mut self, page_type: PageType, gpa: Gpa, contents: Option<&[u8]>) {
+        self.page_with_digest(page_type, gpa, contents.map_or([0; 48], Self::contents));
+    }
+
+    /// Adds one page by [`DigestChain::contents`] of it; zeros where they are not measured.
+    pub fn page_with_digest(&mut self, page_type: PageType, gpa: Gpa, contents: [u8; 48]) {
         let info = PageInfo {
             digest_cur: self.0.0,
-            contents: contents.map_or([0; 48], |page| Sha384::digest(page).into()),
+            contents,
             length: PAGE_INFO_BYTES.into(),
             page_type: page_type.wire(),
             imi_page: 0,

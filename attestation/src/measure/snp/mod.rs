@@ -6,6 +6,8 @@
 
 mod cpu;
 mod digest;
+#[cfg(feature = "std")]
+pub mod explain;
 mod plan;
 mod rom;
 #[cfg(feature = "std")]

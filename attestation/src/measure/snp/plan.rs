@@ -176,6 +176,14 @@ impl<'a> LaunchPlan<'a> {
         bytes.div_ceil(PAGE_SIZE as u64).saturating_add(self.vmsas.len() as u64)
     }
 
+    /// The chain after the page commands.
+    #[cfg(feature = "std")]
+    pub(super) fn chain_before_vmsas(&self) -> DigestChain {
+        let mut chain = DigestChain::default();
+        self.commands.iter().for_each(|command| command.extend(&mut chain));
+        chain
+    }
+
     /// The launch digest.
     pub fn digest(&self) -> LaunchDigest {
         self.walk(|_| ())

@@ -10,8 +10,9 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha384};
 
+use super::digest::DigestChain;
 use super::plan::{LaunchInputs, LaunchPlan, PageType};
-use crate::measure::hex_string;
+use crate::measure::{PAGE_SIZE, hex_string};
 
 /// SHA-256 of what the launch was made from, in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +104,9 @@ pub struct TranscriptRange {
     /// SHA-384 of all bytes of the range, where its contents are measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contents_sha384: Option<String>,
+    /// SHA-384 of each page, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pages_sha384: Vec<String>,
     /// The launch digest after this range.
     pub digest: String,
 }
@@ -145,6 +149,7 @@ impl LaunchTranscript {
                 len: range.len,
                 page_type: range.page_type,
                 contents_sha384: range.contents.map(|bytes| hex_string(&Sha384::digest(bytes))),
+                pages_sha384: pages_sha384(range.contents),
                 digest: range.digest.to_string(),
             });
         });
@@ -162,4 +167,9 @@ impl LaunchTranscript {
             launch_digest: launch_digest.to_string(),
         }
     }
+}
+
+fn pages_sha384(contents: Option<&[u8]>) -> Vec<String> {
+    let contents = contents.filter(|bytes| bytes.len() > PAGE_SIZE).unwrap_or_default();
+    contents.chunks(PAGE_SIZE).map(|page| hex_string(&DigestChain::contents(page))).collect()
 }
