@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::{book, command, demo, firmware, licences, measurement};
+use crate::{book, command, demo, firmware, licences, measurement, purity};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -16,6 +16,7 @@ const CHECKS: &[Check] = &[
         println!("{} packages that ship and {} for tests, all on the list", counts.shipped, counts.test_only);
         Ok(())
     }),
+    ("purity", purity::check),
     ("clippy", || {
         command::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     }),

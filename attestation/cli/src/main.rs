@@ -4,11 +4,13 @@
 //! unreadable input. Results go to stdout, everything else to stderr. It reads files and the clock
 //! and never the network; every judgement is the library's.
 
+mod ear;
 mod explain;
 mod id_block;
 mod inspect;
 mod measure;
 mod output;
+mod schema;
 mod verify;
 
 use std::path::Path;
@@ -42,6 +44,8 @@ enum Command {
     Explain(Box<explain::Args>),
     /// Make and sign the ID block of an SEV-SNP guest
     IdBlock(id_block::Args),
+    /// Print the JSON schema of what other tools may want to write or read
+    Schema(schema::Args),
     /// Verify evidence to the vendor's root and against a policy
     #[command(subcommand)]
     Verify(verify::Verify),
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::Measure(measure) => measure::run(&measure).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&args).map(judged),
         Command::IdBlock(args) => id_block::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Schema(args) => schema::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => verify::run(&verify).map(judged),
     };
     outcome.unwrap_or_else(|error| {

@@ -214,6 +214,37 @@ fn an_id_block_is_written_as_launches_take_it() {
 }
 
 #[test]
+fn results_and_reference_values_are_written_for_other_tools() {
+    let Some(folder) = vectors() else { return };
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let temporary = tempfile::tempdir().unwrap();
+    let output = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let key = write(temporary.path(), "key.pem", ID_KEY);
+    let (report, vek) = (path("snp/genoa-v5-siena.report.bin"), path("snp/genoa-v5-siena.vcek.der"));
+    let token = output("token");
+    let verify = ["verify", "snp", "--at", NOW, "--report", &report, "--ear", &token, "--sign-key", &key];
+    for (more, code) in [(&["--vek", &vek][..], 0), (&[], 1)] {
+        assert_eq!(run(&[&verify[..], more].concat()).0, code);
+        let text = std::fs::read_to_string(&token).unwrap();
+        assert_eq!(text.trim().split('.').count(), 3, "{text}");
+    }
+    assert_eq!(run(&["verify", "snp", "--report", &report, "--ear", &token]).0, 2, "a key is needed");
+    let (rom, corim) = (path("measure/ovmf_AmdSev_suffix.bin"), output("corim"));
+    let measure = ["measure", "snp", "--firmware", &rom, "--corim", &corim];
+    assert_eq!(run(&measure).0, 0);
+    let unsigned = std::fs::read(&corim).unwrap();
+    assert_eq!(unsigned[..3], [0xd9, 0x01, 0xf5], "CBOR tag 501");
+    assert_eq!(run(&[&measure[..], &["--sign-key", &key]].concat()).0, 0);
+    assert_eq!(std::fs::read(&corim).unwrap()[0], 0xd2, "CBOR tag 18");
+    assert_eq!(run(&["measure", "sev", "--firmware", &rom, "--corim", &corim]).0, 2);
+    for document in ["policy", "claims"] {
+        let (code, schema) = run(&["schema", document]);
+        assert!(code == 0 && schema["$schema"].is_string(), "{document}");
+    }
+    assert_eq!(run(&["schema", "verdict"]).0, 2);
+}
+
+#[test]
 fn a_differing_launch_is_explained() {
     let Some(folder) = vectors() else { return };
     let rom = folder.join("measure/ovmf_AmdSev_suffix.bin");

@@ -13,6 +13,7 @@ use crate::verdict::{Code, Reasons};
 use crate::x509::{Certificate, Crl, UnixTime};
 
 /// What is known about revocation.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "status")]
 pub enum Revocation {
@@ -194,7 +195,9 @@ fn find_root<'a>(
     match issuer_of(intermediate, inputs.roots.roots().iter().filter(fits).collect()) {
         Ok(root) => return Some(root),
         Err(Missing::NoCandidate) => {
-            let message = format!("no trusted root for {} is the issuer of its chain", inputs.product);
+            let any = inputs.roots.roots().iter().any(|root| root_product(root) == Some(inputs.product));
+            let hint = if any { "" } else { "; none for this product is trusted at all" };
+            let message = format!("no trusted root for {} is the issuer of its chain{hint}", inputs.product);
             reasons.push(Code::RootUntrusted, message);
         }
         Err(Missing::Signature(error)) => {

@@ -16,6 +16,7 @@ use crate::x509::UnixTime;
 pub type Bits = BTreeMap<&'static str, bool>;
 
 /// The claims. Byte strings are lower-case hexadecimal.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct Claims {
@@ -52,6 +53,7 @@ pub struct Claims {
 }
 
 /// Bits with their raw value.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct BitsClaims {
@@ -62,6 +64,7 @@ pub struct BitsClaims {
 }
 
 /// The guest policy.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct GuestPolicyClaims {
@@ -72,6 +75,7 @@ pub struct GuestPolicyClaims {
 }
 
 /// A TCB version.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct TcbClaims {
@@ -91,6 +95,7 @@ impl TcbClaims {
 }
 
 /// The four TCB versions of a report.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct TcbVersionsClaims {
@@ -101,6 +106,7 @@ pub struct TcbVersionsClaims {
 }
 
 /// Versions of the SEV-SNP firmware.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct FirmwareClaims {
@@ -109,6 +115,7 @@ pub struct FirmwareClaims {
 }
 
 /// Mitigation vectors as `0x…`; absent before version 5.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct MitigationClaims {
@@ -117,6 +124,7 @@ pub struct MitigationClaims {
 }
 
 /// The key that signed.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct VekClaims {
@@ -132,6 +140,7 @@ pub struct VekClaims {
 }
 
 /// The root that was trusted.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct RootClaims {

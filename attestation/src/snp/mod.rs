@@ -51,8 +51,8 @@ pub use self::{
     claims::{Claims, TcbClaims},
     id_block::{IdAuth, IdBlock, IdBlockError, key_digest},
     policy::{
-        BitRule, FirmwareRules, GuestPolicyRules, Hex, MitigationRules, PlatformInfoRules, Policy,
-        RevocationRule, TcbMinimum, TcbRules, VekKind,
+        AbiVersion, BitRule, FirmwareRules, GuestPolicyRules, Hex, MitigationRules, PlatformInfoRules,
+        Policy, RevocationRule, TcbMinimum, TcbRules, VekKind,
     },
     roots::{RootError, TrustRoots},
     vek::{Vek, VekError},

@@ -37,7 +37,9 @@ const fn spl_extension(part: TcbPart) -> (ObjectIdentifier, bool) {
         TcbPart::Reserved(4) => (oid("1.3.6.1.4.1.3704.1.3.4"), false),
         TcbPart::Reserved(5) => (oid("1.3.6.1.4.1.3704.1.3.5"), false),
         TcbPart::Reserved(6) => (oid("1.3.6.1.4.1.3704.1.3.6"), false),
-        TcbPart::Reserved(_) => (oid("1.3.6.1.4.1.3704.1.3.7"), false),
+        TcbPart::Reserved(7) => (oid("1.3.6.1.4.1.3704.1.3.7"), false),
+        // No reserved part has this one: a level that is not zero is never met.
+        TcbPart::Reserved(_) => (oid("1.3.6.1.4.1.3704.1.3.0"), false),
         TcbPart::Microcode => (oid("1.3.6.1.4.1.3704.1.3.8"), true),
         TcbPart::Fmc => (oid("1.3.6.1.4.1.3704.1.3.9"), true),
     }
@@ -125,7 +127,7 @@ impl Vek {
 const fn struct_version(product: Product) -> u8 {
     match product {
         Product::Milan | Product::Genoa => 0,
-        Product::Turin => 1,
+        Product::Turin | Product::Venice => 1,
     }
 }
 

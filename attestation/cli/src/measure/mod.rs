@@ -1,11 +1,13 @@
 //! `measure`: what a launch will be measured as.
 
+mod corim;
 mod tdx;
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Subcommand, ValueEnum};
+use cloister_attestation::corim::Reference;
 use cloister_attestation::measure::KernelHashes;
 use cloister_attestation::measure::sev::{sev_digest, sev_es_digest};
 use cloister_attestation::measure::snp::{
@@ -86,6 +88,8 @@ pub struct Args {
     firmware: PathBuf,
     #[command(flatten)]
     launch: Launch,
+    #[command(flatten)]
+    corim: corim::Args,
     /// Print the reference value that a key broker reads
     #[arg(long, conflicts_with = "transcript")]
     json: bool,
@@ -116,6 +120,7 @@ pub fn run(measure: &Measure) -> anyhow::Result<()> {
     let kernel = inputs.kernel.as_ref();
     let digest = match tee {
         "snp" => return snp(args, &inputs),
+        _ if args.corim.is_given() => bail!("a CoRIM is made for SNP and TDX only"),
         "sev-es" => sev_es_digest(&rom, kernel, inputs.vcpus, inputs.cpu, inputs.flavour),
         _ => sev_digest(&rom, kernel),
     };
@@ -129,6 +134,7 @@ fn snp(args: &Args, inputs: &LaunchInputs<'_>) -> anyhow::Result<()> {
     if args.transcript {
         return output::print(&LaunchTranscript::new(inputs, &plan, None), true);
     }
+    corim::write(&args.corim, &Reference::Snp(plan.digest().0))?;
     output::print(&ReferenceValue::new(inputs, &plan), args.json)
 }
 

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::ValueEnum;
 use cloister_attestation::abi::ram_ranges;
+use cloister_attestation::corim::Reference;
 use cloister_attestation::measure::tdx::{
     LaunchPlan, MemoryRange, PageOrder, ReferenceValue, RtmrInputs, Tdvf,
 };
 
+use super::corim;
 use crate::{output, read};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,6 +56,8 @@ pub struct Args {
     /// In which order the host's KVM adds and measures pages
     #[arg(long, value_enum, default_value = "page-by-page")]
     page_order: Order,
+    #[command(flatten)]
+    corim: corim::Args,
     /// Print the reference value that a key broker reads
     #[arg(long)]
     json: bool,
@@ -77,7 +81,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         initrd: initrd.as_deref(),
         cmdline: &args.cmdline,
     };
-    output::print(&ReferenceValue::new(&tdvf, &plan, args.page_order.into(), &inputs), args.json)
+    let order = args.page_order.into();
+    corim::write(&args.corim, &Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs()))?;
+    output::print(&ReferenceValue::new(&tdvf, &plan, order, &inputs), args.json)
 }
 
 /// A number of bytes, with a suffix K, M, G or T for powers of 1024.

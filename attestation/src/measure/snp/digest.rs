@@ -1,5 +1,6 @@
 //! The launch digest: a chain of SHA-384 over one PAGE_INFO per page.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use sha2::{Digest, Sha384};
@@ -91,8 +92,8 @@ impl DigestChain {
 
     /// Adds consecutive pages of one type, each with its bytes.
     pub fn pages(&mut self, page_type: PageType, gpa: Gpa, bytes: &[u8]) {
-        for (page, at) in bytes.chunks(PAGE_SIZE).zip((gpa.0..).step_by(PAGE_SIZE)) {
-            self.page(page_type, Gpa(at), Some(page));
+        for (contents, at) in contents_of_pages(bytes).into_iter().zip((gpa.0..).step_by(PAGE_SIZE)) {
+            self.page_with_digest(page_type, Gpa(at), contents);
         }
     }
 
@@ -106,5 +107,55 @@ impl DigestChain {
     /// The digest so far.
     pub fn value(&self) -> LaunchDigest {
         self.0
+    }
+}
+
+/// [`DigestChain::contents`] of each page, in order.
+#[cfg(not(feature = "std"))]
+fn contents_of_pages(bytes: &[u8]) -> Vec<[u8; 48]> {
+    bytes.chunks(PAGE_SIZE).map(DigestChain::contents).collect()
+}
+
+/// [`DigestChain::contents`] of each page, in order. Only the chain over them is serial: of many pages, each processor
+/// takes its share.
+#[cfg(feature = "std")]
+fn contents_of_pages(bytes: &[u8]) -> Vec<[u8; 48]> {
+    /// Fewer pages than this are hashed before another thread has started.
+    const PAGES_PER_THREAD: usize = 64;
+    let serial = |bytes: &[u8]| -> Vec<_> { bytes.chunks(PAGE_SIZE).map(DigestChain::contents).collect() };
+    let pages = bytes.len().div_ceil(PAGE_SIZE);
+    let processors = std::thread::available_parallelism().map_or(1, core::num::NonZero::get);
+    let threads = processors.min(pages.div_ceil(PAGES_PER_THREAD));
+    if threads < 2 {
+        return serial(bytes);
+    }
+    let share = pages.div_ceil(threads).saturating_mul(PAGE_SIZE);
+    std::thread::scope(|scope| {
+        let shares: Vec<_> =
+            bytes.chunks(share).map(|share| (share, scope.spawn(move || serial(share)))).collect();
+        // A thread that could not finish leaves its share to this one.
+        shares
+            .into_iter()
+            .flat_map(|(share, thread)| thread.join().unwrap_or_else(|_| serial(share)))
+            .collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_pages_are_measured_as_one_after_another() {
+        let bytes: Vec<u8> = (0..517 * PAGE_SIZE).map(|at| (at / 7) as u8).collect();
+        for pages in [0, 1, 63, 64, 65, 128, 129, 517] {
+            let bytes = &bytes[..pages * PAGE_SIZE];
+            let (mut whole, mut single) = (DigestChain::default(), DigestChain::default());
+            whole.pages(PageType::Normal, Gpa(0x1000), bytes);
+            for (page, at) in bytes.chunks(PAGE_SIZE).zip((0x1000..).step_by(PAGE_SIZE)) {
+                single.page(PageType::Normal, Gpa(at), Some(page));
+            }
+            assert_eq!(whole.value(), single.value(), "{pages} pages");
+        }
     }
 }
