@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::read_key;
 
 #[derive(Debug, clap::Args)]
+#[group(id = "ear_options")]
 pub struct Args {
     /// Write the verdict as EAT Attestation Result (JWT) here
     #[arg(long, value_name = "FILE", requires = "sign_key")]

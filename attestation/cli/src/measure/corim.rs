@@ -8,6 +8,7 @@ use cloister_attestation::corim::{Reference, corim, signed_corim};
 use crate::read_key;
 
 #[derive(Debug, clap::Args)]
+#[group(id = "corim_options")]
 pub struct Args {
     /// Write the reference value as CoRIM (CBOR) here
     #[arg(long, value_name = "FILE")]
