@@ -1,10 +1,23 @@
-//! Numbers that the Cloister firmware and the VMM agree on: I/O ports and termination reasons.
+//! Numbers that the Cloister firmware and the VMM agree on: where RAM lies, I/O ports and
+//! termination reasons.
 //!
 //! Under SNP the firmware ends the guest with the GHCB termination request (GHCB specification,
 //! section "Termination Request", MSR protocol 0x100), reason set [`TERMINATION_SET`]. A plain VM has no
 //! GHCB, so the same code goes through [`TERMINATION_PORT`].
 
 use core::fmt;
+use core::ops::Range;
+
+/// RAM below 4 GiB ends here at the latest; the rest continues at [`HIGH_RAM`].
+pub const LOW_RAM_MAX: u64 = 0xc000_0000;
+/// Where RAM continues above the 32-bit hole.
+pub const HIGH_RAM: u64 = 1 << 32;
+
+/// Where `bytes` of guest RAM lie: below the 32-bit hole, the rest above 4 GiB. Ranges may be empty.
+pub const fn ram_ranges(bytes: u64) -> [Range<u64>; 2] {
+    let low = if bytes < LOW_RAM_MAX { bytes } else { LOW_RAM_MAX };
+    [0..low, HIGH_RAM..HIGH_RAM.saturating_add(bytes.saturating_sub(low))]
+}
 
 /// ACPI hardware-reduced `SLEEP_CONTROL_REG` (ACPI 6.5, 4.8.3.7).
 pub const SLEEP_CONTROL_PORT: u16 = 0x600;

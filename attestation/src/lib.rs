@@ -7,7 +7,10 @@
 //! - [`abi`]: numbers that the firmware and the VMM must agree on and nobody else defines.
 //! - [`measure`]: what a launch is made of, as a plan that the VMM executes and the verifier hashes.
 //! - [`snp`]: SEV-SNP evidence, first as bytes, then (feature `verify`) as something to believe or not.
-//! - [`verdict`] (feature `verify`): the answer, with every reason that speaks against the evidence.
+//! - [`verdict`] (feature `verify`): the answer, with every reason that speaks against the evidence; [`claims`]: what
+//!   authentic evidence says; [`ear`]: both as a signed token.
+//! - [`signature`] (feature `verify`): the one point at which another implementation of ECDSA is chosen.
+//! - `corim`, `schema` (features of those names): reference values and formats for other people's tools.
 //!
 //! Without the `std` and `verify` features the crate needs `alloc` only, so that the firmware can share it.
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -26,7 +29,21 @@
 extern crate alloc;
 
 pub mod abi;
+#[cfg(feature = "verify")]
+pub mod claims;
+#[cfg(feature = "corim")]
+pub mod corim;
+#[cfg(feature = "verify")]
+pub mod ear;
+#[cfg(feature = "verify")]
+pub mod jose;
 pub mod measure;
+#[cfg(feature = "schema")]
+pub mod schema;
+#[cfg(feature = "verify")]
+pub mod signature;
+#[cfg(feature = "verify")]
+pub mod signing;
 pub mod snp;
 #[cfg(feature = "verify")]
 pub mod verdict;

@@ -59,7 +59,7 @@ fn the_peer_refuses_nothing_that_is_accepted_here_but_old_reports_without_a_chip
 fn disagreements_over_wrong_evidence_are_all_named() {
     let mut unexplained = Vec::new();
     let mut seen = Vec::new();
-    for product in Product::ALL {
+    for product in pki::FULL {
         for (group, cases) in ALL {
             for (name, change, _) in *cases {
                 let mut s = Scenario::new(product, 4, VekKind::Vcek);

@@ -24,6 +24,18 @@ pub struct Config {
     /// Limits of sessions.
     #[serde(default)]
     pub session: SessionConfig,
+    /// The tokens that guests get.
+    #[serde(default)]
+    pub token: TokenConfig,
+}
+
+/// Tokens.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenConfig {
+    /// PEM private key on P-256 or P-384 that signs them; without one each start makes its own.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
 }
 
 /// Roots and collateral.
@@ -119,9 +131,15 @@ impl Config {
     }
 
     fn absolute(&mut self, base: &Path) {
-        let Self { trust, policy, reference_values, store, .. } = self;
+        let Self { trust, policy, reference_values, store, token, .. } = self;
         let lists = trust.roots.iter_mut().chain(&mut trust.crls).chain(reference_values);
-        let options = [&mut trust.chain, &mut policy.release, &mut policy.evidence, &mut store.key_file];
+        let options = [
+            &mut trust.chain,
+            &mut policy.release,
+            &mut policy.evidence,
+            &mut store.key_file,
+            &mut token.key_file,
+        ];
         for file in lists.chain(options.into_iter().flatten()).chain([&mut store.path]) {
             *file = base.join(&*file);
         }

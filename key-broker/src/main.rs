@@ -13,6 +13,7 @@ mod problem;
 mod server;
 mod session;
 mod store;
+mod token;
 mod verify;
 
 use std::io::Read;

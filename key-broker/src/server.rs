@@ -19,8 +19,9 @@ use serde::de::DeserializeOwned;
 
 use crate::config::{self, Config};
 use crate::problem::Problem;
-use crate::session::{Attested, Refusal, Sessions, random_hex};
+use crate::session::{Attested, Refusal, Sessions};
 use crate::store::{self, Store};
+use crate::token::{self, Issuer};
 use crate::verify::Verifier;
 
 /// Bytes of a request body at most: a report, a certificate chain, and room.
@@ -33,6 +34,7 @@ pub struct State {
     policy: Policy,
     reference: Vec<serde_json::Value>,
     verifier: Verifier,
+    issuer: Issuer,
 }
 
 impl State {
@@ -49,8 +51,16 @@ impl State {
             tracing::warn!("no reference values: the default policy releases nothing");
         }
         let verifier = Verifier::open(&config).map_err(|e| e.to_string())?;
+        let issuer = Issuer::open(&config.token, &config.session).map_err(|e| e.to_string())?;
         let store = Store::open(&config.store).map_err(|e| e.to_string())?;
-        Ok(Self { sessions: Mutex::new(Sessions::new(config.session)), store, policy, reference, verifier })
+        Ok(Self {
+            sessions: Mutex::new(Sessions::new(config.session)),
+            store,
+            policy,
+            reference,
+            verifier,
+            issuer,
+        })
     }
 
     /// No method of `Sessions` panics, so a poisoned lock holds whole sessions.
@@ -76,6 +86,7 @@ pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route(path::AUTH, post(auth))
         .route(path::ATTEST, post(attest))
+        .route(token::JWKS, get(jwks))
         .route("/kbs/v0/resource/{repository}/{kind}/{tag}", get(resource))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
@@ -121,6 +132,10 @@ async fn auth(state: Shared, body: Bytes) -> Result<Response, Problem> {
     Ok(([(header::SET_COOKIE, cookie)], Json(challenge)).into_response())
 }
 
+async fn jwks(state: Shared) -> Json<serde_json::Value> {
+    Json(state.issuer.jwks())
+}
+
 async fn attest(state: Shared, headers: HeaderMap, body: Bytes) -> Result<Json<Token>, Problem> {
     let answer = judge(&state, &headers, &body);
     match &answer {
@@ -146,13 +161,15 @@ fn judge(state: &State, headers: &HeaderMap, body: &Bytes) -> Result<Attested, P
         .map_err(|e| Problem::bad_request(format!("runtime-data: {e}")))?;
     let evidence = serde_json::from_value(attestation.tee_evidence.primary_evidence)
         .map_err(|e| Problem::bad_request(format!("tee-evidence: {e}")))?;
-    let judgement = state.verifier.judge(&evidence, &report_data, SystemTime::now())?;
+    let now = SystemTime::now();
+    let judgement = state.verifier.judge(&evidence, &report_data, now)?;
+    let token = state.issuer.issue(&judgement.verdict, &nonce, &attestation.runtime_data.tee_pubkey, now)?;
     let attested = Attested {
         key: attestation.runtime_data.tee_pubkey,
         measurement: judgement.measurement,
         verdict: "accepted",
         claims: judgement.claims,
-        token: random_hex::<32>(),
+        token,
     };
     state
         .sessions()

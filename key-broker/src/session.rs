@@ -57,7 +57,7 @@ pub enum Refusal {
 }
 
 /// Random bytes as hexadecimal digits.
-pub fn random_hex<const N: usize>() -> String {
+fn random_hex<const N: usize>() -> String {
     let mut bytes = [0u8; N];
     OsRng.fill_bytes(&mut bytes);
     hex::encode(bytes)

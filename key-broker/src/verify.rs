@@ -18,6 +18,8 @@ pub struct Judgement {
     pub measurement: String,
     /// Claims.
     pub claims: serde_json::Value,
+    /// Everything that was found, for the token.
+    pub verdict: snp::Verdict,
 }
 
 /// Roots, collateral and evidence policy.
@@ -73,6 +75,7 @@ impl Verifier {
             Some(claims) if verdict.is_accepted() => Ok(Judgement {
                 measurement: hex::encode(claims.measurement.0),
                 claims: serde_json::to_value(claims).map_err(|_| Problem::internal())?,
+                verdict,
             }),
             _ => {
                 let reasons: Vec<String> =

@@ -2,10 +2,7 @@
 
 /// Size of a page.
 pub const PAGE_SIZE: u64 = 4096;
-/// RAM below 4 GiB ends here at the latest; the rest continues at [`HIGH_RAM`].
-pub const LOW_RAM_MAX: u64 = 0xc000_0000;
-/// Where RAM continues above the 32-bit hole.
-pub const HIGH_RAM: u64 = 1 << 32;
+
 /// ROMs end here.
 pub const ROM_END: u64 = 1 << 32;
 

@@ -9,6 +9,7 @@ mod cpio;
 mod demo;
 mod elf;
 mod firmware;
+mod fuzz;
 mod image;
 mod kernel;
 mod licences;
@@ -16,6 +17,7 @@ mod measurement;
 mod modules;
 mod paths;
 mod progress;
+mod purity;
 mod qemu;
 mod test;
 
@@ -38,6 +40,8 @@ enum Command {
     Demo(demo::Options),
     /// Figures beside those of peers.
     Bench(bench::Options),
+    /// Mutated inputs for every parser and for whole verifications.
+    Fuzz(fuzz::Options),
     /// Everything that must hold.
     Test,
     /// Build the book.
@@ -61,6 +65,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(options) => demo::run(&options)?,
         Command::Bench(options) => bench::run(&options)?,
+        Command::Fuzz(options) => fuzz::run(&options)?,
         Command::Test => test::run()?,
         Command::Book => println!("{}", book::build()?.display()),
         Command::Firmware => {

@@ -11,7 +11,8 @@ use crate::{command, paths, progress};
 const WITNESS: &str = "sev-snp-measure==0.0.13";
 const CPUS: &[u32] = &[1, 2, 8];
 
-fn witness() -> Result<std::path::PathBuf> {
+/// The witness, installed if need be.
+pub fn witness() -> Result<std::path::PathBuf> {
     let environment = paths::cache().join("tools/python");
     let tool = environment.join("bin/sev-snp-measure");
     if !tool.exists() {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::{book, command, demo, firmware, licences, measurement, paths, qemu};
+use crate::{book, command, demo, firmware, licences, measurement, paths, purity, qemu};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -17,6 +17,7 @@ const CHECKS: &[Check] = &[
         println!("{} packages that ship and {} for tests, all on the list", counts.shipped, counts.test_only);
         Ok(())
     }),
+    ("purity", purity::check),
     ("clippy", || {
         command::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     }),

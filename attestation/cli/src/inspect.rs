@@ -12,7 +12,7 @@ use crate::{output, read};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A report, certificate table, certificates, CRL or launch transcript
+    /// A report, quote, certificate table, certificates, CRL, launch transcript or reference value
     file: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -25,34 +25,84 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     output::print(&document, args.json)
 }
 
+/// What a kind of file looks like, and what it says.
+struct Recogniser {
+    /// Its name, for the message about files that are none of these.
+    name: &'static str,
+    /// Whether a file with this beginning (or length) can be nothing else. A cheap look, not a parse.
+    looks: fn(&[u8]) -> bool,
+    /// What it says; the error names what is wrong with a file that looked like one.
+    describe: fn(&[u8]) -> anyhow::Result<Value>,
+}
+
+/// In the order of the looks: what is recognised by less comes later.
+const RECOGNISERS: &[Recogniser] = &[
+    Recogniser {
+        name: "SEV-SNP report",
+        looks: |bytes| bytes.len() == Report::BYTES && !is_der(bytes),
+        describe: |bytes| Ok(report(&Report::parse(bytes)?)),
+    },
+    Recogniser {
+        name: "TDX quote",
+        looks: |bytes| matches!(bytes, [4 | 5, 0, _, _, 0x81, 0, 0, 0, ..]),
+        describe: |_| bail!("this is a TDX quote, which cannot be decoded yet"),
+    },
+    Recogniser {
+        name: "launch transcript",
+        looks: |bytes| has_json_key(bytes, "launch_digest"),
+        describe: |bytes| {
+            let transcript: LaunchTranscript = serde_json::from_slice(bytes)?;
+            Ok(json!({"kind": "launch transcript", "transcript": transcript}))
+        },
+    },
+    Recogniser {
+        name: "reference value",
+        looks: |bytes| has_json_key(bytes, "inputs"),
+        describe: |bytes| {
+            let value: Value = serde_json::from_slice(bytes)?;
+            Ok(json!({"kind": "reference value", "value": value}))
+        },
+    },
+    Recogniser {
+        name: "CRL",
+        looks: |bytes| crls(bytes).is_ok_and(|list| list.iter().all(|der| Crl::from_der(der).is_ok())),
+        describe: |bytes| crl(&crls(bytes)?),
+    },
+    Recogniser {
+        name: "certificates",
+        looks: |bytes| is_der(bytes) || certificates(bytes).is_ok(),
+        describe: |bytes| {
+            Ok(json!({"kind": "certificates", "certificates": describe_all(&certificates(bytes)?)?}))
+        },
+    },
+    Recogniser {
+        name: "certificate table",
+        looks: |bytes| table::parse(bytes).is_ok_and(|entries| !entries.is_empty()),
+        describe: |bytes| certificate_table(&table::parse(bytes)?),
+    },
+];
+
 fn describe(bytes: &[u8]) -> anyhow::Result<Value> {
-    const DER_SEQUENCE: u8 = 0x30;
-    if bytes.len() == Report::BYTES && bytes.first() != Some(&DER_SEQUENCE) {
-        return Ok(report(&Report::parse(bytes)?));
-    }
-    if is_tdx_quote(bytes) {
-        bail!("this is a TDX quote, which cannot be decoded yet");
-    }
-    if bytes.first() == Some(&b'{') {
-        let transcript: LaunchTranscript =
-            serde_json::from_slice(bytes).context("JSON, but no launch transcript")?;
-        return Ok(json!({"kind": "launch transcript", "transcript": transcript}));
-    }
-    if let Ok(list) = crls(bytes).context("").and_then(|list| crl(&list)) {
-        return Ok(list);
-    }
-    if let Ok(chain) = certificates(bytes) {
-        return Ok(json!({"kind": "certificates", "certificates": describe_all(&chain)?}));
-    }
-    match table::parse(bytes) {
-        Ok(entries) if !entries.is_empty() => certificate_table(&entries),
-        _ => bail!("neither a report, certificate table, certificate, CRL nor launch transcript"),
+    match RECOGNISERS.iter().find(|recogniser| (recogniser.looks)(bytes)) {
+        Some(recogniser) => {
+            (recogniser.describe)(bytes).with_context(|| format!("damaged {}", recogniser.name))
+        }
+        None => {
+            let names: Vec<_> = RECOGNISERS.iter().map(|recogniser| recogniser.name).collect();
+            bail!("none of these: {}", names.join(", "))
+        }
     }
 }
 
-/// A version 4 or 5 quote header with the TEE type of TDX.
-fn is_tdx_quote(bytes: &[u8]) -> bool {
-    matches!(bytes, [4 | 5, 0, _, _, 0x81, 0, 0, 0, ..])
+fn is_der(bytes: &[u8]) -> bool {
+    const SEQUENCE: u8 = 0x30;
+    bytes.first() == Some(&SEQUENCE)
+}
+
+/// Whether this is a JSON object with that key.
+fn has_json_key(bytes: &[u8], key: &str) -> bool {
+    let object = || serde_json::from_slice::<serde_json::Map<String, Value>>(bytes).ok();
+    bytes.first() == Some(&b'{') && object().is_some_and(|object| object.contains_key(key))
 }
 
 fn report(report: &Report) -> Value {

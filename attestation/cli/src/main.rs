@@ -4,9 +4,13 @@
 //! unreadable input. Results go to stdout, everything else to stderr. It reads files and the clock
 //! and never the network; every judgement is the library's.
 
+mod ear;
+mod explain;
+mod id_block;
 mod inspect;
 mod measure;
 mod output;
+mod schema;
 mod verify;
 
 use std::path::Path;
@@ -14,6 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use cloister_attestation::signing::{KeyError, SigningKey};
 
 /// The evidence, guest or launch was refused.
 const REFUSED: u8 = 1;
@@ -35,6 +40,12 @@ enum Command {
     /// Predict a launch measurement
     #[command(subcommand)]
     Measure(measure::Measure),
+    /// Say why a measurement is not the expected one: which page range or input differs
+    Explain(Box<explain::Args>),
+    /// Make and sign the ID block of an SEV-SNP guest
+    IdBlock(id_block::Args),
+    /// Print the JSON schema of what other tools may want to write or read
+    Schema(schema::Args),
     /// Verify evidence to the vendor's root and against a policy
     #[command(subcommand)]
     Verify(verify::Verify),
@@ -44,15 +55,25 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Measure(measure) => measure::run(&measure).map(|()| ExitCode::SUCCESS),
-        Command::Verify(verify) => verify::run(&verify).map(|accepted| match accepted {
-            true => ExitCode::SUCCESS,
-            false => REFUSED.into(),
-        }),
+        Command::Explain(args) => explain::run(&args).map(judged),
+        Command::IdBlock(args) => id_block::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Schema(args) => schema::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Verify(verify) => verify::run(&verify).map(judged),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("cloister-attest: {error:#}");
         UNUSABLE.into()
     })
+}
+
+fn judged(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { REFUSED.into() }
+}
+
+fn read_key(path: &Path) -> anyhow::Result<SigningKey> {
+    let text = String::from_utf8(read(path)?).ok();
+    let key = text.ok_or(KeyError::Unusable).and_then(|text| SigningKey::from_pem(&text));
+    key.with_context(|| format!("{}", path.display()))
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

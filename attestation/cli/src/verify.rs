@@ -8,7 +8,7 @@ use clap::Subcommand;
 use cloister_attestation::snp::{self, Collateral, Evidence, Hex, Policy, TrustRoots, Verdict};
 use cloister_attestation::x509::UnixTime;
 
-use crate::{output, read};
+use crate::{ear, output, read};
 
 #[derive(Debug, Subcommand)]
 pub enum Verify {
@@ -51,6 +51,8 @@ pub struct SnpArgs {
     /// The time to verify at, such as 2026-11-21T07:00:00Z; now if not given
     #[arg(long, value_name = "RFC3339")]
     at: Option<UnixTime>,
+    #[command(flatten)]
+    ear: ear::Args,
     /// Print the whole verdict as JSON
     #[arg(long)]
     json: bool,
@@ -81,6 +83,7 @@ fn run_snp(args: &SnpArgs) -> anyhow::Result<bool> {
     let evidence =
         Evidence { report: &report, certificates: &certificates, certificate_table: table.as_deref() };
     let verdict = snp::verify(&evidence, &roots, &Collateral { crls: &crls }, time, &policy);
+    ear::write(&args.ear, &verdict, time)?;
     if args.json {
         output::print(&verdict, true)?
     } else {

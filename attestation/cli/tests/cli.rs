@@ -168,6 +168,106 @@ fn measurements_are_those_of_other_tools() {
     }
 }
 
+/// Private keys on P-384, made by OpenSSL for this test.
+const ID_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDAzLOIfLQg2inVNia/n
+p+reHJwcT78eNO9faMMlFNGQQPYeUDA+Nq64X9bQzhjMzFehZANiAASLMg0B/a3o
+Fmb7jF33/02jM8qvOntABKdEiR6mq30twmZxW3FbBcL6S8dwnod3j2MBEzWs3JHl
+7nFT5Ng+mMTz5fUj8ycpQsdA08ih2MnAK4kzxB3tWbpAA5rt/iKBDaI=
+-----END PRIVATE KEY-----
+";
+const AUTHOR_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDApkZPfzZBZ07/qTssQ
+Rpr/sa3NkTULU5UVixSRQJw+mE0Nf7ELQE12oqjHSGOx65mhZANiAAQwz0xVZFis
+UBvDpTX0iBM0koaw7mcLpaaITcL5Jhqv5vPXTi0zWAOHtjTk18RkgDz6Mnhkh8n2
+jmyV8Y6sdEQMZiykyYPqzs5cdql/x0xvY+VhzDcHmuUYw4XTz7LRQwo=
+-----END PRIVATE KEY-----
+";
+
+#[test]
+fn an_id_block_is_written_as_launches_take_it() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let (id, author) =
+        (write(temporary.path(), "id.pem", ID_KEY), write(temporary.path(), "author.pem", AUTHOR_KEY));
+    let (block, auth, digest) = (path("block"), path("auth"), "ab".repeat(48));
+    let base = ["id-block", "--json", "--measurement", &digest, "--id-key", &id];
+    let more = ["--author-key", &author, "--block", &block, "--auth", &auth, "--guest-svn", "3"];
+    let (code, document) = run(&[&base[..], &more].concat());
+    assert_eq!(code, 0);
+    // Computed from the same keys by sev-snp-measure 0.0.13 (snp-create-id-block).
+    assert_eq!(
+        document["id_key_digest"],
+        "4bd4365d6de96af4a0493c75e8f6517aa9317c683f3d35eaebd5b8c1aba36ea3e4086a878ca097635d36e8c143387dda"
+    );
+    assert_eq!(
+        document["author_key_digest"],
+        "9bb5593c1de7b85f8fe05dc93450e3bf72730290e08ea3253606a6b0708b3b1edfe1efcabac4ddbd7391ab753f3e361f"
+    );
+    let (block, auth) = (std::fs::read(block).unwrap(), std::fs::read(auth).unwrap());
+    assert_eq!((block.len(), auth.len()), (96, 4096));
+    assert_eq!((&block[..48], block[84]), (&[0xab; 48][..], 3));
+    let (code, document) = run(&base);
+    assert!(code == 0 && document["author_key_digest"].is_null());
+    assert_eq!(run(&["id-block", "--measurement", &digest, "--id-key", "/nonexistent"]).0, 2);
+    assert_eq!(run(&["id-block", "--measurement", "ab", "--id-key", &id]).0, 2);
+}
+
+#[test]
+fn results_and_reference_values_are_written_for_other_tools() {
+    let Some(folder) = vectors() else { return };
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let temporary = tempfile::tempdir().unwrap();
+    let output = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let key = write(temporary.path(), "key.pem", ID_KEY);
+    let (report, vek) = (path("snp/genoa-v5-siena.report.bin"), path("snp/genoa-v5-siena.vcek.der"));
+    let token = output("token");
+    let verify = ["verify", "snp", "--at", NOW, "--report", &report, "--ear", &token, "--sign-key", &key];
+    for (more, code) in [(&["--vek", &vek][..], 0), (&[], 1)] {
+        assert_eq!(run(&[&verify[..], more].concat()).0, code);
+        let text = std::fs::read_to_string(&token).unwrap();
+        assert_eq!(text.trim().split('.').count(), 3, "{text}");
+    }
+    assert_eq!(run(&["verify", "snp", "--report", &report, "--ear", &token]).0, 2, "a key is needed");
+    let (rom, corim) = (path("measure/ovmf_AmdSev_suffix.bin"), output("corim"));
+    let measure = ["measure", "snp", "--firmware", &rom, "--corim", &corim];
+    assert_eq!(run(&measure).0, 0);
+    let unsigned = std::fs::read(&corim).unwrap();
+    assert_eq!(unsigned[..3], [0xd9, 0x01, 0xf5], "CBOR tag 501");
+    assert_eq!(run(&[&measure[..], &["--sign-key", &key]].concat()).0, 0);
+    assert_eq!(std::fs::read(&corim).unwrap()[0], 0xd2, "CBOR tag 18");
+    assert_eq!(run(&["measure", "sev", "--firmware", &rom, "--corim", &corim]).0, 2);
+    for document in ["policy", "claims"] {
+        let (code, schema) = run(&["schema", document]);
+        assert!(code == 0 && schema["$schema"].is_string(), "{document}");
+    }
+    assert_eq!(run(&["schema", "verdict"]).0, 2);
+}
+
+#[test]
+fn a_differing_launch_is_explained() {
+    let Some(folder) = vectors() else { return };
+    let rom = folder.join("measure/ovmf_AmdSev_suffix.bin");
+    let launch = ["--firmware", rom.to_str().unwrap(), "--vmm", "qemu", "--cpu-model", "EPYC-Milan"];
+    let measure =
+        |cpus: &str| run(&[&["measure", "snp", "--transcript", "--cpus", cpus][..], &launch].concat()).1;
+    let (two, four) = (measure("2"), measure("4"));
+    let temporary = tempfile::tempdir().unwrap();
+    let transcript = write(temporary.path(), "transcript.json", &four.to_string());
+    let explain = |more: &[&str]| run(&[&["explain", "--json"][..], &launch, more].concat());
+    let measured = |transcript: &Value| transcript["launch_digest"].as_str().unwrap().to_owned();
+    let (code, explanation) = explain(&["--cpus", "2", "--measurement", &measured(&four)]);
+    assert_eq!((code, &explanation["would_match"][0]), (1, &"the inputs with 4 vCPUs instead of 2".into()));
+    let (code, explanation) = explain(&["--cpus", "2", "--transcript", &transcript]);
+    assert_eq!((code, &explanation["findings"][0]["subject"]), (1, &"input".into()));
+    assert_eq!(explain(&["--cpus", "2", "--measurement", &measured(&two)]).0, 0);
+    assert_eq!(explain(&["--cpus", "4", "--transcript", &transcript]).0, 0);
+    assert_eq!(run(&["explain", "--transcript", &transcript, "--measurement", &measured(&two)]).0, 1);
+    assert_eq!(run(&["explain"]).0, 2);
+    assert_eq!(explain(&[]).0, 2);
+    assert_eq!(run(&["inspect", &transcript]).0, 0);
+}
+
 #[test]
 fn files_are_recognised() {
     let Some(folder) = vectors() else { return };

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::Guid;
 use super::PAGE_SIZE;
-use super::snp::Guid;
 
 const TABLE_GUID: Guid = Guid::parse("9438d606-4f22-4cc9-b479-a793d411fd21");
 const CMDLINE_GUID: Guid = Guid::parse("97d02dd8-bd20-4c94-aa78-e7714d36ab2a");

@@ -65,7 +65,7 @@ fn identity(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
 }
 
 fn signer(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
-    let vek = &authentic.vek;
+    let vek = authentic.vek();
     if policy.product.as_ref().is_some_and(|list| !list.contains(&vek.product)) {
         reasons.push(Code::Product, format!("the processor is a {}", vek.product));
     }
@@ -165,7 +165,7 @@ fn mitigation(reasons: &mut Reasons, name: &str, vector: Option<u64>, required: 
 }
 
 fn tcb(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
-    let (report, product) = (&authentic.report, authentic.vek.product);
+    let (report, product) = (&authentic.report, authentic.vek().product);
     let versions = [
         ("REPORTED_TCB", report.reported_tcb()),
         ("COMMITTED_TCB", report.committed_tcb()),
@@ -200,7 +200,7 @@ fn too_low(
     reasons: &mut Reasons,
 ) {
     for (part, least) in minimum.parts() {
-        let level = version.level(authentic.vek.product, part).unwrap_or_default();
+        let level = version.level(authentic.vek().product, part).unwrap_or_default();
         if level < least {
             let part = part.name();
             reasons.push(Code::TcbTooLow, format!("{name} has {part} {level}, expected at least {least}"));
@@ -212,7 +212,7 @@ fn revocation(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
     if policy.revocation == RevocationRule::IfGiven {
         return;
     }
-    let (root, time) = (authentic.root.common_name(), authentic.time);
+    let (root, time) = (authentic.root().common_name(), authentic.time);
     match authentic.revocation {
         Revocation::Checked { .. } => {}
         Revocation::NotChecked => reasons.push(Code::CrlMissing, format!("no CRL of {root} was given")),

@@ -1,6 +1,7 @@
 //! The first question: did a processor of AMD's make this report, as far as its root can say?
 
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::chain::{self, ChainInputs, Revocation};
@@ -10,6 +11,7 @@ use super::roots::TrustRoots;
 use super::table;
 use super::tcb::Product;
 use super::vek::{Vek, VekError};
+use crate::signature::Backend;
 use crate::verdict::{Code, Reasons};
 use crate::x509::{Certificate, Crl, UnixTime, certificates, crls};
 
@@ -39,9 +41,7 @@ pub struct Collateral<'a> {
 #[derive(Clone, Debug)]
 pub struct Authentic {
     pub(super) report: Report,
-    pub(super) vek: Vek,
-    pub(super) vek_certificate: Certificate,
-    pub(super) root: Certificate,
+    pub(super) signer: VerifiedVek,
     pub(super) revocation: Revocation,
     pub(super) chip_id_masked: bool,
     pub(super) time: UnixTime,
@@ -55,28 +55,104 @@ impl Authentic {
 
     /// The product of the processor.
     pub fn product(&self) -> Product {
-        self.vek.product
+        self.signer.vek().product
     }
 
     /// The key that signed the report.
     pub fn vek(&self) -> &Vek {
-        &self.vek
+        self.signer.vek()
     }
 
     /// The root at the end of the chain.
     pub fn root(&self) -> &Certificate {
-        &self.root
+        self.signer.root()
     }
 
     /// What is known about revocation.
     pub fn revocation(&self) -> Revocation {
         self.revocation
     }
+
+    /// The endorsement key with its checked chain: the next report that it signs needs no certificates.
+    pub fn verified_vek(&self) -> &VerifiedVek {
+        &self.signer
+    }
+}
+
+/// An endorsement key whose chain to a trusted root has been checked: only [`Authentic::verified_vek`] gives one. Cheap to
+/// clone and to keep. CRLs are those that were given when it was checked: how long that is good enough for is for
+/// whoever keeps it (a new CRL asks for a new [`authenticate`]).
+#[derive(Clone, Debug)]
+pub struct VerifiedVek(Arc<Chain>);
+
+#[derive(Debug)]
+struct Chain {
+    vek: Vek,
+    vek_certificate: Certificate,
+    intermediate: Certificate,
+    root: Certificate,
+    revocation: Revocation,
+    backend: Backend,
+}
+
+impl VerifiedVek {
+    /// The key.
+    pub fn vek(&self) -> &Vek {
+        &self.0.vek
+    }
+
+    /// Its certificate.
+    pub fn certificate(&self) -> &Certificate {
+        &self.0.vek_certificate
+    }
+
+    /// The root at the end of the chain.
+    pub fn root(&self) -> &Certificate {
+        &self.0.root
+    }
+
+    /// As [`authenticate`], for another report of the same key: everything is checked but the signatures of the
+    /// certificates and CRLs.
+    pub fn authenticate(&self, report: &[u8], time: UnixTime) -> Result<Authentic, Reasons> {
+        let Chain { vek, vek_certificate, intermediate, root, revocation, backend } = &*self.0;
+        let mut reasons = Reasons::default();
+        let report = reasons.note(Code::ReportMalformed, Report::parse(report));
+        let signer = report.as_ref().and_then(|report| signing_key(report, &mut reasons));
+        chain::check_windows(vek_certificate, intermediate, root, time, &mut reasons);
+        let (Some(report), Some(kind)) = (report, signer) else { return Err(reasons) };
+        if kind != vek.kind {
+            let message = format!("a {} signed the report, and this is a {}", kind.name(), vek.kind.name());
+            reasons.push(Code::VekMissing, message);
+        }
+        check_product(&report, vek, &mut reasons);
+        check_binding(&report, vek, &mut reasons);
+        check_signature(&report, vek, backend, &mut reasons);
+        if !reasons.is_empty() {
+            return Err(reasons);
+        }
+        let (chip_id_masked, revocation) = (chip_id_masked(&report, kind), revocation.at(time));
+        Ok(Authentic { report, signer: self.clone(), revocation, chip_id_masked, time })
+    }
+}
+
+fn chip_id_masked(report: &Report, kind: VekKind) -> bool {
+    kind == VekKind::Vcek && *report.chip_id() == [0; 64]
 }
 
 /// Checks the report's form, its signature, the endorsement key's certificate against report and root, and
 /// what the root revoked, all at `time`. Refuses with every reason that was found.
 pub fn authenticate(
+    evidence: &Evidence<'_>,
+    roots: &TrustRoots,
+    collateral: &Collateral<'_>,
+    time: UnixTime,
+) -> Result<Authentic, Reasons> {
+    authenticate_with(&Backend::default(), evidence, roots, collateral, time)
+}
+
+/// As [`authenticate`], with a backend of the caller's choice for the report's signature.
+pub fn authenticate_with(
+    backend: &Backend,
     evidence: &Evidence<'_>,
     roots: &TrustRoots,
     collateral: &Collateral<'_>,
@@ -92,19 +168,20 @@ pub fn authenticate(
         let certificate = supplied.get(position)?;
         let product = check_product(&report, &vek, &mut reasons);
         check_binding(&report, &vek, &mut reasons);
-        check_signature(&report, &vek, &mut reasons);
+        check_signature(&report, &vek, backend, &mut reasons);
         let inputs =
             ChainInputs { vek: certificate, kind, product, others: &supplied, roots, crls: &crls, time };
         let chain = chain::check(&inputs, &mut reasons)?;
-        Some(Authentic {
-            chip_id_masked: kind == VekKind::Vcek && *report.chip_id() == [0; 64],
+        let signer = VerifiedVek(Arc::new(Chain {
             vek_certificate: certificate.clone(),
+            intermediate: chain.intermediate.clone(),
             root: chain.root.clone(),
             revocation: chain.revocation,
-            report,
+            backend: *backend,
             vek,
-            time,
-        })
+        }));
+        let (chip_id_masked, revocation) = (chip_id_masked(&report, kind), chain.revocation);
+        Some(Authentic { report, signer, revocation, chip_id_masked, time })
     });
     match authentic {
         Some(authentic) if reasons.is_empty() => Ok(authentic),
@@ -210,8 +287,8 @@ fn check_binding(report: &Report, vek: &Vek, reasons: &mut Reasons) {
     }
 }
 
-fn check_signature(report: &Report, vek: &Vek, reasons: &mut Reasons) {
-    match vek.signed(report) {
+fn check_signature(report: &Report, vek: &Vek, backend: &Backend, reasons: &mut Reasons) {
+    match vek.signed(report, backend) {
         Some(true) => {}
         Some(false) => {
             let message = format!("the report's signature is not by this {}", vek.kind.name());

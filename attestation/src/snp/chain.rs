@@ -13,6 +13,7 @@ use crate::verdict::{Code, Reasons};
 use crate::x509::{Certificate, Crl, UnixTime};
 
 /// What is known about revocation.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "status")]
 pub enum Revocation {
@@ -32,6 +33,23 @@ pub enum Revocation {
         /// When it is to be replaced.
         next_update: UnixTime,
     },
+}
+
+impl Revocation {
+    /// What the same CRL is worth at another time.
+    pub(super) fn at(self, time: UnixTime) -> Self {
+        let (this_update, next_update) = match self {
+            Self::NotChecked => return Self::NotChecked,
+            Self::Stale { this_update, next_update } => (this_update, next_update),
+            Self::Checked { this_update, next_update } => (this_update, Some(next_update)),
+        };
+        match next_update {
+            Some(next_update) if (this_update..next_update).contains(&time) => {
+                Self::Checked { this_update, next_update }
+            }
+            next_update => Self::Stale { this_update, next_update },
+        }
+    }
 }
 
 /// What the checks of a chain have to go by.
@@ -54,6 +72,7 @@ pub(super) struct ChainInputs<'a> {
 
 /// A chain that ends in a trusted root, if no reason was noted beside it.
 pub(super) struct Chain<'a> {
+    pub intermediate: &'a Certificate,
     pub root: &'a Certificate,
     pub revocation: Revocation,
 }
@@ -78,7 +97,7 @@ pub(super) fn check<'a>(inputs: &ChainInputs<'a>, reasons: &mut Reasons) -> Opti
     let root = find_root(inputs, intermediate, reasons)?;
     check_window("root", root, inputs.time, reasons);
     let revocation = check_revocation(inputs, root, intermediate, reasons);
-    Some(Chain { root, revocation })
+    Some(Chain { intermediate, root, revocation })
 }
 
 fn check_leaf(inputs: &ChainInputs<'_>, reasons: &mut Reasons) {
@@ -89,6 +108,19 @@ fn check_leaf(inputs: &ChainInputs<'_>, reasons: &mut Reasons) {
     }
     if !vek.may_sign_data() {
         reasons.push(Code::CertificateProfile, "the endorsement key's key usage does not allow signing");
+    }
+}
+
+/// Checks that every certificate of a chain that was checked at another time is valid at this one.
+pub(super) fn check_windows(
+    vek: &Certificate,
+    intermediate: &Certificate,
+    root: &Certificate,
+    time: UnixTime,
+    reasons: &mut Reasons,
+) {
+    for (role, certificate) in [("endorsement key", vek), ("intermediate", intermediate), ("root", root)] {
+        check_window(role, certificate, time, reasons);
     }
 }
 
@@ -163,7 +195,9 @@ fn find_root<'a>(
     match issuer_of(intermediate, inputs.roots.roots().iter().filter(fits).collect()) {
         Ok(root) => return Some(root),
         Err(Missing::NoCandidate) => {
-            let message = format!("no trusted root for {} is the issuer of its chain", inputs.product);
+            let any = inputs.roots.roots().iter().any(|root| root_product(root) == Some(inputs.product));
+            let hint = if any { "" } else { "; none for this product is trusted at all" };
+            let message = format!("no trusted root for {} is the issuer of its chain{hint}", inputs.product);
             reasons.push(Code::RootUntrusted, message);
         }
         Err(Missing::Signature(error)) => {
@@ -202,13 +236,7 @@ fn check_revocation(
 }
 
 fn status(crl: &Crl, time: UnixTime) -> Revocation {
-    let this_update = crl.this_update();
-    match crl.next_update() {
-        Some(next_update) if (this_update..next_update).contains(&time) => {
-            Revocation::Checked { this_update, next_update }
-        }
-        next_update => Revocation::Stale { this_update, next_update },
-    }
+    Revocation::Stale { this_update: crl.this_update(), next_update: crl.next_update() }.at(time)
 }
 
 /// A current CRL is better than a stale one, a later one than an earlier one.

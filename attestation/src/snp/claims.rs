@@ -16,6 +16,7 @@ use crate::x509::UnixTime;
 pub type Bits = BTreeMap<&'static str, bool>;
 
 /// The claims. Byte strings are lower-case hexadecimal.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct Claims {
@@ -52,6 +53,7 @@ pub struct Claims {
 }
 
 /// Bits with their raw value.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct BitsClaims {
@@ -62,6 +64,7 @@ pub struct BitsClaims {
 }
 
 /// The guest policy.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct GuestPolicyClaims {
@@ -72,6 +75,7 @@ pub struct GuestPolicyClaims {
 }
 
 /// A TCB version.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct TcbClaims {
@@ -91,6 +95,7 @@ impl TcbClaims {
 }
 
 /// The four TCB versions of a report.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct TcbVersionsClaims {
@@ -101,6 +106,7 @@ pub struct TcbVersionsClaims {
 }
 
 /// Versions of the SEV-SNP firmware.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct FirmwareClaims {
@@ -109,6 +115,7 @@ pub struct FirmwareClaims {
 }
 
 /// Mitigation vectors as `0x…`; absent before version 5.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct MitigationClaims {
@@ -117,6 +124,7 @@ pub struct MitigationClaims {
 }
 
 /// The key that signed.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct VekClaims {
@@ -132,6 +140,7 @@ pub struct VekClaims {
 }
 
 /// The root that was trusted.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct RootClaims {
@@ -144,10 +153,10 @@ impl Authentic {
     /// What the report says, now to be believed.
     pub fn claims(&self) -> Claims {
         let report = &self.report;
-        let vek = &self.vek_certificate;
+        let vek = self.signer.certificate();
         Claims {
             tee: "snp",
-            product: self.vek.product,
+            product: self.vek().product,
             report_version: report.version(),
             measurement: Hex(*report.measurement()),
             report_data: Hex(*report.report_data()),
@@ -164,7 +173,7 @@ impl Authentic {
             report_id_ma: Hex(*report.report_id_ma()),
             chip_id: Some(Hex(*report.chip_id())).filter(|id| id.0 != [0; 64]),
             cpuid: report.cpuid(),
-            tcb: tcb_versions(report, self.vek.product),
+            tcb: tcb_versions(report, self.vek().product),
             firmware: FirmwareClaims {
                 current: report.current_version(),
                 committed: report.committed_version(),
@@ -174,16 +183,16 @@ impl Authentic {
                 current: report.current_mit_vector().map(|bits| alloc::format!("{bits:#x}")),
             },
             endorsement_key: VekClaims {
-                kind: self.vek.kind,
-                product_name: self.vek.product_name.clone(),
-                csp_id: self.vek.csp_id.clone(),
+                kind: self.vek().kind,
+                product_name: self.vek().product_name.clone(),
+                csp_id: self.vek().csp_id.clone(),
                 not_before: vek.not_before(),
                 not_after: vek.not_after(),
                 sha256: Hex(vek.fingerprint()),
             },
             trust_root: RootClaims {
-                subject: self.root.subject().to_string(),
-                sha256: Hex(self.root.fingerprint()),
+                subject: self.root().subject().to_string(),
+                sha256: Hex(self.root().fingerprint()),
             },
             revocation: self.revocation,
             verified_at: self.time,

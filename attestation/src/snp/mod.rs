@@ -31,6 +31,8 @@ mod chain;
 #[cfg(feature = "verify")]
 mod claims;
 #[cfg(feature = "verify")]
+mod id_block;
+#[cfg(feature = "verify")]
 mod policy;
 #[cfg(feature = "verify")]
 mod roots;
@@ -44,12 +46,13 @@ pub use tcb::{Product, TcbPart, TcbVersion};
 #[cfg(feature = "verify")]
 pub use self::{
     appraise::appraise,
-    authenticate::{Authentic, Collateral, Evidence, authenticate},
+    authenticate::{Authentic, Collateral, Evidence, VerifiedVek, authenticate, authenticate_with},
     chain::Revocation,
     claims::{Claims, TcbClaims},
+    id_block::{IdAuth, IdBlock, IdBlockError, key_digest},
     policy::{
-        BitRule, FirmwareRules, GuestPolicyRules, Hex, MitigationRules, PlatformInfoRules, Policy,
-        RevocationRule, TcbMinimum, TcbRules, VekKind,
+        AbiVersion, BitRule, FirmwareRules, GuestPolicyRules, Hex, MitigationRules, PlatformInfoRules,
+        Policy, RevocationRule, TcbMinimum, TcbRules, VekKind,
     },
     roots::{RootError, TrustRoots},
     vek::{Vek, VekError},

@@ -88,6 +88,7 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
 }
 
 /// Which kind of endorsement key signed.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VekKind {
@@ -116,6 +117,7 @@ impl VekKind {
 }
 
 /// What a bit may be.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BitRule {
@@ -128,6 +130,7 @@ pub enum BitRule {
 }
 
 /// Whether a CRL is needed.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RevocationRule {
@@ -142,6 +145,7 @@ macro_rules! bit_rules {
     ($(#[$doc:meta])* $type:ident of $bits:ident { $($name:ident: $default:ident,)* } $($(#[$extra_doc:meta])* $extra:ident: $extra_type:ty)?) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(default, deny_unknown_fields)]
         pub struct $type {
             $(#[doc = concat!("Default: ", stringify!($default), ".")] pub $name: BitRule,)*
@@ -238,6 +242,7 @@ dotted!(AbiVersion { major, minor }, "\"major.minor\"");
 dotted!(FirmwareVersion { major, minor, build }, "\"major.minor.build\"");
 
 /// The least level of each part of a TCB version.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -263,6 +268,7 @@ impl TcbMinimum {
 }
 
 /// Minima for each TCB version in a report.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TcbRules {
@@ -277,6 +283,7 @@ pub struct TcbRules {
 }
 
 /// Least versions of the SEV-SNP firmware, as `major.minor.build`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FirmwareRules {
@@ -287,6 +294,7 @@ pub struct FirmwareRules {
 }
 
 /// Mitigations that must be in place, as bits of the mitigation vectors (reports of version 5).
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MitigationRules {
@@ -297,6 +305,7 @@ pub struct MitigationRules {
 }
 
 /// The whole policy. A list that is absent allows everything; an empty list allows nothing.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
@@ -348,6 +357,7 @@ pub struct Policy {
     /// Required mitigations.
     pub mitigations: MitigationRules,
     /// Least TCB versions by product. With any listed, the others are refused.
+    #[cfg_attr(feature = "schema", schemars(extend("propertyNames" = {"enum": Product::ALL})))]
     pub tcb: BTreeMap<Product, TcbRules>,
 }
 

@@ -114,6 +114,7 @@ impl fmt::Display for FirmwareVersion {
 }
 
 /// Family, model and stepping of the processor.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "std", derive(serde::Serialize))]
 #[allow(missing_docs)]

@@ -26,7 +26,9 @@ pub enum RootError {
     #[error(transparent)]
     Certificate(#[from] CertificateError),
     /// No certificate in it is a root.
-    #[error("there is no root among the certificates: none is named ARK-Milan, ARK-Genoa or ARK-Turin")]
+    #[error(
+        "there is no root among the certificates: none is named ARK-Milan, ARK-Genoa, ARK-Turin or ARK-Venice"
+    )]
     NoRoot,
     /// It does not say of itself that it is an authority.
     #[error("{0} cannot be a root: {1}")]
@@ -49,7 +51,7 @@ impl TrustRoots {
         Self::default()
     }
 
-    /// AMD's roots of every [`Product`], with the intermediates that AMD publishes.
+    /// AMD's roots of every [`Product`] but Venice, with the intermediates that AMD publishes.
     pub fn amd() -> Self {
         let mut roots = Self::none();
         for pem in AMD {

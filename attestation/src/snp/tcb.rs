@@ -7,6 +7,7 @@
 use core::fmt;
 
 /// A line of processors with one root key and one layout of its TCB version.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "std", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Product {
@@ -16,11 +17,13 @@ pub enum Product {
     Genoa,
     /// EPYC 9005.
     Turin,
+    /// The generation after it. No root of AMD's for it is built in, and no evidence of it has been seen here.
+    Venice,
 }
 
 impl Product {
     /// Every product that this crate can judge.
-    pub const ALL: [Self; 3] = [Self::Milan, Self::Genoa, Self::Turin];
+    pub const ALL: [Self; 4] = [Self::Milan, Self::Genoa, Self::Turin, Self::Venice];
 
     /// The name in AMD's certificates.
     pub const fn name(self) -> &'static str {
@@ -28,6 +31,7 @@ impl Product {
             Self::Milan => "Milan",
             Self::Genoa => "Genoa",
             Self::Turin => "Turin",
+            Self::Venice => "Venice",
         }
     }
 
@@ -42,6 +46,7 @@ impl Product {
             (0x19, 0x00..=0x0f) => Self::Milan,
             (0x19, 0x10..=0x1f | 0xa0..=0xaf) => Self::Genoa,
             (0x1a, 0x00..=0x11) => Self::Turin,
+            (0x1a, 0x50..=0x57 | 0x90..=0x9f | 0xa0..=0xaf | 0xc0..=0xc7) => Self::Venice,
             _ => return None,
         })
     }
@@ -54,6 +59,8 @@ impl Product {
                 &[Bootloader, Tee, Reserved(4), Reserved(5), Reserved(6), Reserved(7), Snp, Microcode]
             }
             Self::Turin => &[Fmc, Bootloader, Tee, Snp, Reserved(5), Reserved(6), Reserved(7), Microcode],
+            // Turin's without boot loader and microcode, which have no place in its TCB version.
+            Self::Venice => &[Fmc, Reserved(4), Tee, Snp, Reserved(5), Reserved(6), Reserved(7), Reserved(8)],
         }
     }
 
@@ -61,7 +68,7 @@ impl Product {
     pub const fn chip_id_bytes(self) -> usize {
         match self {
             Self::Milan | Self::Genoa => 64,
-            Self::Turin => 8,
+            Self::Turin | Self::Venice => 8,
         }
     }
 }
@@ -141,6 +148,10 @@ mod tests {
             (Product::Turin, TcbPart::Bootloader, Some(2)),
             (Product::Turin, TcbPart::Snp, Some(4)),
             (Product::Turin, TcbPart::Microcode, Some(8)),
+            (Product::Venice, TcbPart::Fmc, Some(1)),
+            (Product::Venice, TcbPart::Bootloader, None),
+            (Product::Venice, TcbPart::Snp, Some(4)),
+            (Product::Venice, TcbPart::Microcode, None),
         ] {
             assert_eq!(tcb.level(product, part), level, "{product} {part:?}");
         }
@@ -163,7 +174,10 @@ mod tests {
             (0x19, 0x11, Some(Product::Genoa)),
             (0x19, 0xa0, Some(Product::Genoa)),
             (0x1a, 0x02, Some(Product::Turin)),
-            (0x1a, 0x50, None),
+            (0x1a, 0x50, Some(Product::Venice)),
+            (0x1a, 0xc7, Some(Product::Venice)),
+            (0x1a, 0x58, None),
+            (0x1a, 0xc8, None),
             (0x19, 0x20, None),
             (0, 0, None),
         ] {

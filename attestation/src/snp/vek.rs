@@ -9,13 +9,12 @@ use alloc::vec::Vec;
 use const_oid::ObjectIdentifier;
 use der::Decode;
 use der::asn1::{Ia5StringRef, OctetStringRef, Utf8StringRef};
-use p384::ecdsa::signature::hazmat::PrehashVerifier;
 use p384::ecdsa::{Signature, VerifyingKey};
-use sha2::{Digest, Sha384};
 
 use super::policy::VekKind;
 use super::report::Report;
 use super::tcb::{Product, TcbPart, TcbVersion};
+use crate::signature::Backend;
 use crate::x509::Certificate;
 
 const fn oid(text: &str) -> ObjectIdentifier {
@@ -38,7 +37,9 @@ const fn spl_extension(part: TcbPart) -> (ObjectIdentifier, bool) {
         TcbPart::Reserved(4) => (oid("1.3.6.1.4.1.3704.1.3.4"), false),
         TcbPart::Reserved(5) => (oid("1.3.6.1.4.1.3704.1.3.5"), false),
         TcbPart::Reserved(6) => (oid("1.3.6.1.4.1.3704.1.3.6"), false),
-        TcbPart::Reserved(_) => (oid("1.3.6.1.4.1.3704.1.3.7"), false),
+        TcbPart::Reserved(7) => (oid("1.3.6.1.4.1.3704.1.3.7"), false),
+        // No reserved part has this one: a level that is not zero is never met.
+        TcbPart::Reserved(_) => (oid("1.3.6.1.4.1.3704.1.3.0"), false),
         TcbPart::Microcode => (oid("1.3.6.1.4.1.3704.1.3.8"), true),
         TcbPart::Fmc => (oid("1.3.6.1.4.1.3704.1.3.9"), true),
     }
@@ -87,7 +88,8 @@ pub struct Vek {
     pub hwid: Option<Vec<u8>>,
     /// The provider of a VLEK.
     pub csp_id: Option<String>,
-    key: VerifyingKey,
+    /// SEC1, uncompressed, on the curve.
+    key: Vec<u8>,
 }
 
 impl Vek {
@@ -114,11 +116,10 @@ impl Vek {
     }
 
     /// Whether this key signed `report`. `None` where the signature is none at all.
-    pub fn signed(&self, report: &Report) -> Option<bool> {
+    pub fn signed(&self, report: &Report, backend: &Backend) -> Option<bool> {
         let (r, s) = report.signature()?;
         let signature = Signature::from_scalars(r, s).ok()?;
-        let digest = Sha384::digest(report.signed_bytes());
-        Some(self.key.verify_prehash(&digest, &signature).is_ok())
+        Some((backend.p384)(&self.key, report.signed_bytes(), &signature.to_bytes()))
     }
 }
 
@@ -126,7 +127,7 @@ impl Vek {
 const fn struct_version(product: Product) -> u8 {
     match product {
         Product::Milan | Product::Genoa => 0,
-        Product::Turin => 1,
+        Product::Turin | Product::Venice => 1,
     }
 }
 
@@ -162,12 +163,13 @@ fn string(value: &[u8]) -> Option<String> {
     ia5().or_else(|_| utf8()).ok()
 }
 
-fn key(certificate: &Certificate) -> Result<VerifyingKey, VekError> {
+fn key(certificate: &Certificate) -> Result<Vec<u8>, VekError> {
     let info = certificate.public_key();
     let curve = info.algorithm.parameters.as_ref().and_then(|curve| curve.decode_as().ok());
     if info.algorithm.oid != EC_PUBLIC_KEY || curve != Some(SECP384R1) {
         return Err(VekError::Key);
     }
     let point = info.subject_public_key.as_bytes().ok_or(VekError::Key)?;
-    VerifyingKey::from_sec1_bytes(point).map_err(|_| VekError::Key)
+    let key = VerifyingKey::from_sec1_bytes(point).map_err(|_| VekError::Key)?;
+    Ok(key.to_encoded_point(false).as_bytes().to_vec())
 }

@@ -79,7 +79,7 @@ const SIGNATURE: &[Case] = &[
     ("unknown key signed", |s| s.report[0x48] = 3 << 2, &["signing-key-unknown"]),
     ("VLEK claimed, VCEK given", |s| s.report[0x48] = 1 << 2, &["vek-missing"]),
     ("no VEK given", |s| s.send_vek = false, &["vek-missing"]),
-    ("unknown processor", |s| s.set(0x188, &[0x1a, 0x50, 0]), &["product-unknown"]),
+    ("unknown processor", |s| s.set(0x188, &[0x1a, 0x58, 0]), &["product-unknown"]),
     ("no processor", |s| s.set(0x188, &[0, 0, 0]), &["product-unknown"]),
     ("TCB below the certificate's", |s| s.report[0x180] -= 1, &["tcb-mismatch"]),
     ("microcode is another", |s| s.report[0x187] -= 1, &["tcb-mismatch"]),

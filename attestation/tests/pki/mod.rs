@@ -11,8 +11,10 @@ use std::sync::{Mutex, OnceLock};
 
 use cloister_attestation::snp::table::{self, Entry, EntryKind};
 use cloister_attestation::snp::{
-    Collateral, Evidence, Policy, Product, Report, TcbPart, TrustRoots, VekKind, Verdict, verify,
+    Authentic, Collateral, Evidence, Policy, Product, Report, TcbPart, TrustRoots, VekKind, Verdict,
+    authenticate, verify,
 };
+use cloister_attestation::verdict::Reasons;
 use cloister_attestation::x509::UnixTime;
 use p384::ecdsa::Signature;
 use p384::ecdsa::signature::hazmat::PrehashSigner;
@@ -27,6 +29,8 @@ use sha2::{Digest, Sha384};
 use der::{bits, explicit, name, oid, seq, time, tlv, uint};
 
 pub const ORGANISATION: &str = "Cloister tests, NOT AMD";
+/// Products whose TCB versions have every part that the cases make wrong.
+pub const FULL: [Product; 3] = [Product::Milan, Product::Genoa, Product::Turin];
 pub const NOW: &str = "2026-11-21T07:00:00Z";
 pub const SIGNED: usize = Report::SIGNED_BYTES;
 
@@ -167,7 +171,7 @@ impl CertSpec {
         let issuer = Self::ask(product, kind).names.remove(0);
         let mut spec = Self::new(kind.common_name().into(), issuer, Subject::Vek(1), RsaKey::Ask);
         spec.serial = vec![0];
-        let turin = product == Product::Turin;
+        let turin = matches!(product, Product::Turin | Product::Venice);
         let amd = |arc: &str| format!("1.3.6.1.4.1.3704.1.{arc}");
         spec.extensions.push((amd("1"), false, uint(&[u8::from(turin)])));
         spec.extensions.push((amd("2"), false, tlv(0x16, product.name().as_bytes())));
@@ -176,6 +180,7 @@ impl CertSpec {
                 TcbPart::Bootloader => 1,
                 TcbPart::Tee => 2,
                 TcbPart::Snp => 3,
+                TcbPart::Reserved(8..) => continue,
                 TcbPart::Reserved(number) => *number,
                 TcbPart::Microcode => 8,
                 TcbPart::Fmc => 9,
@@ -332,6 +337,7 @@ impl Scenario {
             Product::Milan => [4, 0, 0, 0, 0, 0, 24, 219],
             Product::Genoa => [10, 0, 0, 0, 0, 0, 23, 84],
             Product::Turin => [1, 1, 1, 4, 0, 0, 0, 81],
+            Product::Venice => [1, 0, 1, 4, 0, 0, 0, 0],
         };
         Self {
             product,
@@ -376,6 +382,14 @@ impl Scenario {
     }
 
     pub fn verify(&self) -> Verdict {
+        self.ask(|evidence, roots, collateral, at| verify(evidence, roots, collateral, at, &self.policy))
+    }
+
+    pub fn authenticate(&self) -> Result<Authentic, Reasons> {
+        self.ask(authenticate)
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(&Evidence<'_>, &TrustRoots, &Collateral<'_>, UnixTime) -> T) -> T {
         let report = self.signed_report();
         let mut sent = Vec::new();
         sent.extend(self.send_vek.then(|| self.vek.der()));
@@ -394,7 +408,7 @@ impl Scenario {
         let crls: Vec<_> = crls.iter().map(Vec::as_slice).collect();
         let roots = TrustRoots::from_bytes(&self.trusted.der()).unwrap();
         let at: UnixTime = self.at.parse().unwrap();
-        verify(&evidence, &roots, &Collateral { crls: &crls }, at, &self.policy)
+        question(&evidence, &roots, &Collateral { crls: &crls }, at)
     }
 }
 
@@ -418,6 +432,7 @@ fn report(product: Product, version: u32, kind: VekKind, tcb: [u8; 8]) -> Vec<u8
                 Product::Milan => &[0x19, 0x01, 0x01],
                 Product::Genoa => &[0x19, 0x11, 0x01],
                 Product::Turin => &[0x1a, 0x02, 0x01],
+                Product::Venice => &[0x1a, 0x50, 0x01],
             },
         );
     }

@@ -269,8 +269,8 @@ fn read_id_block(block: Option<&Path>, auth: Option<&Path>) -> Result<Option<IdB
             return Err(ConfigError::SnpInput { what, reason });
         }
     }
-    // ID authentication: author key at 0x680 (SEV-SNP firmware ABI 56860, "ID Authentication Information Structure").
-    let author_key = auth.iter().skip(0x680).take(0x404).any(|&byte| byte != 0);
+    // ID authentication: author key at 0x880 (SEV-SNP firmware ABI 56860, "ID Authentication Information Structure").
+    let author_key = auth.iter().skip(0x880).take(0x404).any(|&byte| byte != 0);
     Ok(Some(IdBlock { block, auth, author_key }))
 }
 

@@ -21,16 +21,12 @@ use std::sync::Arc;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::layout::{HIGH_RAM, LOW_RAM_MAX};
-
 /// The mapping behind guest RAM: all of it for a plain guest, the shared side for a confidential one.
 pub type Ram = Arc<GuestMemoryMmap>;
 
 /// Where `bytes` of RAM lie: below the 32-bit hole, the rest above it.
 pub fn ram_ranges(bytes: u64) -> Vec<Range<u64>> {
-    let low = bytes.min(LOW_RAM_MAX);
-    let high = HIGH_RAM..HIGH_RAM.saturating_add(bytes - low);
-    [0..low, high].into_iter().filter(|range| !range.is_empty()).collect()
+    cloister_attestation::abi::ram_ranges(bytes).into_iter().filter(|range| !range.is_empty()).collect()
 }
 
 /// Maps `ranges` of guest RAM, all zero and not yet backed by pages.

@@ -1,5 +1,6 @@
 //! `cargo xtask bench [NAME]`: figures beside those of a peer that runs in the same minute on the same machine.
 
+mod attestation;
 mod boot;
 
 use anyhow::{Result, bail};
@@ -47,7 +48,7 @@ impl Figure {
 
 type Bench = fn() -> Result<Vec<Figure>>;
 
-const BENCHES: &[(&str, Bench)] = &[("boot", boot::run)];
+const BENCHES: &[(&str, Bench)] = &[("attestation", attestation::run), ("boot", boot::run)];
 
 /// Runs one benchmark, or all.
 pub fn run(options: &Options) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The launch digest: a chain of SHA-384 over one PAGE_INFO per page.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use sha2::{Digest, Sha384};
@@ -53,13 +54,30 @@ impl Default for DigestChain {
     }
 }
 
+impl From<LaunchDigest> for DigestChain {
+    /// The chain that has come as far as `digest`.
+    fn from(digest: LaunchDigest) -> Self {
+        Self(digest)
+    }
+}
+
 impl DigestChain {
+    /// What the chain takes of a page's contents.
+    pub fn contents(page: &[u8]) -> [u8; 48] {
+        Sha384::digest(page).into()
+    }
+
     /// Adds one page. `contents` is `None` for the types whose contents are not measured, and for
     /// zero pages.
     pub fn page(&mut self, page_type: PageType, gpa: Gpa, contents: Option<&[u8]>) {
+        self.page_with_digest(page_type, gpa, contents.map_or([0; 48], Self::contents));
+    }
+
+    /// Adds one page by [`DigestChain::contents`] of it; zeros where they are not measured.
+    pub fn page_with_digest(&mut self, page_type: PageType, gpa: Gpa, contents: [u8; 48]) {
         let info = PageInfo {
             digest_cur: self.0.0,
-            contents: contents.map_or([0; 48], |page| Sha384::digest(page).into()),
+            contents,
             length: PAGE_INFO_BYTES.into(),
             page_type: page_type.wire(),
             imi_page: 0,
@@ -74,8 +92,8 @@ impl DigestChain {
 
     /// Adds consecutive pages of one type, each with its bytes.
     pub fn pages(&mut self, page_type: PageType, gpa: Gpa, bytes: &[u8]) {
-        for (page, at) in bytes.chunks(PAGE_SIZE).zip((gpa.0..).step_by(PAGE_SIZE)) {
-            self.page(page_type, Gpa(at), Some(page));
+        for (contents, at) in contents_of_pages(bytes).into_iter().zip((gpa.0..).step_by(PAGE_SIZE)) {
+            self.page_with_digest(page_type, Gpa(at), contents);
         }
     }
 
@@ -89,5 +107,55 @@ impl DigestChain {
     /// The digest so far.
     pub fn value(&self) -> LaunchDigest {
         self.0
+    }
+}
+
+/// [`DigestChain::contents`] of each page, in order.
+#[cfg(not(feature = "std"))]
+fn contents_of_pages(bytes: &[u8]) -> Vec<[u8; 48]> {
+    bytes.chunks(PAGE_SIZE).map(DigestChain::contents).collect()
+}
+
+/// [`DigestChain::contents`] of each page, in order. Only the chain over them is serial: of many pages, each processor
+/// takes its share.
+#[cfg(feature = "std")]
+fn contents_of_pages(bytes: &[u8]) -> Vec<[u8; 48]> {
+    /// Fewer pages than this are hashed before another thread has started.
+    const PAGES_PER_THREAD: usize = 64;
+    let serial = |bytes: &[u8]| -> Vec<_> { bytes.chunks(PAGE_SIZE).map(DigestChain::contents).collect() };
+    let pages = bytes.len().div_ceil(PAGE_SIZE);
+    let processors = std::thread::available_parallelism().map_or(1, core::num::NonZero::get);
+    let threads = processors.min(pages.div_ceil(PAGES_PER_THREAD));
+    if threads < 2 {
+        return serial(bytes);
+    }
+    let share = pages.div_ceil(threads).saturating_mul(PAGE_SIZE);
+    std::thread::scope(|scope| {
+        let shares: Vec<_> =
+            bytes.chunks(share).map(|share| (share, scope.spawn(move || serial(share)))).collect();
+        // A thread that could not finish leaves its share to this one.
+        shares
+            .into_iter()
+            .flat_map(|(share, thread)| thread.join().unwrap_or_else(|_| serial(share)))
+            .collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_pages_are_measured_as_one_after_another() {
+        let bytes: Vec<u8> = (0..517 * PAGE_SIZE).map(|at| (at / 7) as u8).collect();
+        for pages in [0, 1, 63, 64, 65, 128, 129, 517] {
+            let bytes = &bytes[..pages * PAGE_SIZE];
+            let (mut whole, mut single) = (DigestChain::default(), DigestChain::default());
+            whole.pages(PageType::Normal, Gpa(0x1000), bytes);
+            for (page, at) in bytes.chunks(PAGE_SIZE).zip((0x1000..).step_by(PAGE_SIZE)) {
+                single.page(PageType::Normal, Gpa(at), Some(page));
+            }
+            assert_eq!(whole.value(), single.value(), "{pages} pages");
+        }
     }
 }

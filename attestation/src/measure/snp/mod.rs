@@ -6,17 +6,19 @@
 
 mod cpu;
 mod digest;
-mod guid;
+#[cfg(feature = "std")]
+pub mod explain;
 mod plan;
 mod rom;
 #[cfg(feature = "std")]
 mod transcript;
 mod vmsa;
 
+pub use crate::measure::Contents;
+pub use crate::measure::Guid;
 pub use cpu::{CPU_MODELS, VcpuModel};
 pub use digest::{DigestChain, LaunchDigest};
-pub use guid::Guid;
-pub use plan::{Contents, LaunchInputs, LaunchPlan, MeasuredRange, PageCommand, PageType, PlanError};
+pub use plan::{LaunchInputs, LaunchPlan, MeasuredRange, PageCommand, PageType, PlanError};
 pub use rom::{Rom, RomError, Section, SectionKind};
 #[cfg(feature = "std")]
 pub use transcript::{InputDigests, LaunchTranscript, ReferenceValue, TranscriptRange};

@@ -7,7 +7,7 @@ use super::cpu::VcpuModel;
 use super::digest::{DigestChain, LaunchDigest};
 use super::rom::{Rom, Section, SectionKind};
 use super::vmsa::{VmmFlavour, Vmsa};
-use crate::measure::{Gpa, KernelHashTableError, KernelHashes, PAGE_SIZE};
+use crate::measure::{Contents, Gpa, KernelHashTableError, KernelHashes, PAGE_SIZE};
 
 /// PAGE_TYPE of SNP_LAUNCH_UPDATE (SEV-SNP firmware ABI 56860, 8.17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,17 +39,6 @@ impl PageType {
             Self::Cpuid => 6,
         }
     }
-}
-
-/// Where the bytes of a page command come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Contents<'a> {
-    /// These, measured.
-    Bytes(Cow<'a, [u8]>),
-    /// Zeros; for [`PageType::Unmeasured`] and [`PageType::Zero`].
-    Zeros,
-    /// Whoever executes the plan gives them: the VMM a CPUID table, the secure processor its secrets.
-    Executor,
 }
 
 /// One SNP_LAUNCH_UPDATE.
@@ -185,6 +174,14 @@ impl<'a> LaunchPlan<'a> {
     pub fn pages(&self) -> u64 {
         let bytes = self.commands.iter().fold(0u64, |sum, command| sum.saturating_add(command.len));
         bytes.div_ceil(PAGE_SIZE as u64).saturating_add(self.vmsas.len() as u64)
+    }
+
+    /// The chain after the page commands.
+    #[cfg(feature = "std")]
+    pub(super) fn chain_before_vmsas(&self) -> DigestChain {
+        let mut chain = DigestChain::default();
+        self.commands.iter().for_each(|command| command.extend(&mut chain));
+        chain
     }
 
     /// The launch digest.

@@ -1,35 +1,20 @@
-//! Metadata of a firmware ROM: OVMF's table of GUIDed entries and the SEV sections it points to.
-//!
-//! The table ends 32 bytes before the ROM does and is read backwards: each entry is its data, its
-//! size (u16, counting itself and the GUID) and its GUID; the last one, the footer, counts them all
-//! (edk2 `OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm`).
+//! SEV metadata of a firmware ROM: the entries of its GUIDed table that concern SEV, and the sections they point to
+//! (edk2 `OvmfPkg/ResetVector/X64/OvmfSevMetadata.asm`).
 
 use alloc::vec::Vec;
 
-use zerocopy::little_endian::{U16, U32};
+use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::guid::Guid;
-use crate::measure::{Gpa, PAGE_SIZE};
+use crate::measure::guided::{self, TableError, first_u32};
+use crate::measure::{Gpa, Guid, PAGE_SIZE};
 
-const FOOTER_GUID: Guid = Guid::parse("96b582de-1fb2-45f7-baea-a366c55a082d");
 const HASH_TABLE_RV_GUID: Guid = Guid::parse("7255371f-3a3b-4b04-927b-1da6efa8d454");
 const SEV_ES_RESET_BLOCK_GUID: Guid = Guid::parse("00f771de-1a7e-4fcb-890e-68c77e2fb44e");
 const SEV_METADATA_GUID: Guid = Guid::parse("dc886566-984a-4798-a75e-5585a7bf67cc");
 
-/// The reset vector and what follows the table.
-const TABLE_END_FROM_ROM_END: usize = 32;
-const FOUR_GIB: u64 = 1 << 32;
 /// Entries or sections beyond this are nobody's firmware.
 const MAX_ITEMS: u32 = 64;
-
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct EntryTail {
-    size: U16,
-    guid: Guid,
-}
-const _: () = assert!(size_of::<EntryTail>() == 18);
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -92,21 +77,9 @@ pub struct Section {
 /// Why a ROM is not usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RomError {
-    /// No ROM is this small or big, or ends inside a page.
-    #[error("a ROM is 1 to 4096 whole pages of 4 KiB; this file has {len} bytes")]
-    Size {
-        /// The file's length.
-        len: usize,
-    },
-    /// An entry of the GUIDed table leaves the table.
-    #[error("the ROM's GUIDed table is damaged: an entry of {size} bytes does not fit")]
-    TableEntry {
-        /// The entry's claimed size.
-        size: u16,
-    },
-    /// The entry with this GUID holds less than it should.
-    #[error("the ROM's GUIDed entry {0} is too short")]
-    ShortEntry(Guid),
+    /// No ROM, or a damaged table.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// The metadata lies outside of the ROM.
     #[error("the ROM's SEV metadata lies {offset:#x} bytes before its end, where there is none")]
     MetadataOffset {
@@ -153,12 +126,9 @@ pub struct Rom<'a> {
 impl<'a> Rom<'a> {
     /// Reads the metadata of `bytes`. A ROM without a table is a ROM for plain guests.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RomError> {
-        if bytes.is_empty() || !bytes.len().is_multiple_of(PAGE_SIZE) || bytes.len() > 4096 * PAGE_SIZE {
-            return Err(RomError::Size { len: bytes.len() });
-        }
         let mut rom =
             Self { bytes, sections: Vec::new(), hash_table: None, ap_reset_eip: None, has_table: false };
-        let Some(entries) = table(bytes)? else { return Ok(rom) };
+        let Some(entries) = guided::entries(bytes)? else { return Ok(rom) };
         rom.has_table = true;
         for (guid, data) in entries {
             match guid {
@@ -183,7 +153,7 @@ impl<'a> Rom<'a> {
 
     /// Where the image lies: it ends at 4 GiB.
     pub fn gpa(&self) -> Gpa {
-        Gpa(FOUR_GIB.saturating_sub(self.bytes.len() as u64))
+        guided::rom_gpa(self.bytes.len())
     }
 
     /// The SEV sections in file order, which is the order of the launch.
@@ -221,46 +191,8 @@ impl<'a> Rom<'a> {
     }
 }
 
-/// Entries of the GUIDed table: what they are and their data.
-type Entries<'a> = Vec<(Guid, &'a [u8])>;
-
-/// The entries of the GUIDed table, last first; none where there is no footer.
-fn table(bytes: &[u8]) -> Result<Option<Entries<'_>>, RomError> {
-    let split = |bytes: &'_ [u8]| -> Option<(usize, u16, Guid)> {
-        let (rest, tail) = EntryTail::ref_from_suffix(bytes).ok()?;
-        Some((rest.len(), tail.size.get(), tail.guid))
-    };
-    let before_vector = bytes.len().checked_sub(TABLE_END_FROM_ROM_END).and_then(|end| bytes.get(..end));
-    let Some((before, (end, size, FOOTER_GUID))) = before_vector.and_then(|b| Some((b, split(b)?))) else {
-        return Ok(None);
-    };
-    let entry = |from: &'_ [u8], end: usize, size: u16| {
-        let len = usize::from(size).checked_sub(size_of::<EntryTail>());
-        let start = len.and_then(|len| end.checked_sub(len));
-        start.filter(|_| end <= from.len()).ok_or(RomError::TableEntry { size })
-    };
-    let start = entry(before, end, size)?;
-    let mut rest = before.get(start..end).unwrap_or_default();
-    let mut entries = Vec::new();
-    while let Some((end, size, guid)) = split(rest) {
-        let start = entry(rest, end, size)?;
-        entries.push((guid, rest.get(start..end).unwrap_or_default()));
-        rest = rest.get(..start).unwrap_or_default();
-    }
-    Ok(Some(entries))
-}
-
-fn first_u32(guid: Guid, data: &[u8]) -> Result<u32, RomError> {
-    let (value, _) = U32::ref_from_prefix(data).map_err(|_| RomError::ShortEntry(guid))?;
-    Ok(value.get())
-}
-
 fn sections(bytes: &[u8], offset: u32) -> Result<Vec<Section>, RomError> {
-    let metadata = usize::try_from(offset)
-        .ok()
-        .and_then(|offset| bytes.len().checked_sub(offset))
-        .and_then(|start| bytes.get(start..))
-        .ok_or(RomError::MetadataOffset { offset })?;
+    let metadata = guided::from_end(bytes, offset).ok_or(RomError::MetadataOffset { offset })?;
     let (header, _) = MetadataHeader::ref_from_prefix(metadata).map_err(|_| RomError::MetadataHeader)?;
     let count = header.num_items.get();
     if &header.signature != b"ASEV" || header.version.get() != 1 || count > MAX_ITEMS {
@@ -289,7 +221,7 @@ fn section(item: &MetadataSection) -> Result<Section, RomError> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use zerocopy::IntoBytes;
+    use crate::measure::guided::tests::write_table;
 
     /// A ROM of one page with `sections` in its metadata.
     pub fn rom_with(sections: &[[u32; 3]]) -> Vec<u8> {
@@ -300,20 +232,12 @@ pub(super) mod tests {
             metadata.extend(word.to_le_bytes());
         }
         rom[..metadata.len()].copy_from_slice(&metadata);
-        let mut table = Vec::new();
-        let mut push = |guid: Guid, data: &[u8]| {
-            table.extend_from_slice(data);
-            table.extend((data.len() as u16 + 18).to_le_bytes());
-            table.extend_from_slice(guid.as_bytes());
-        };
-        push(SEV_METADATA_GUID, &(PAGE_SIZE as u32).to_le_bytes());
-        push(SEV_ES_RESET_BLOCK_GUID, &0xffff_f100u32.to_le_bytes());
-        push(HASH_TABLE_RV_GUID, &[0x00, 0x0c, 0x01, 0x00, 0x00, 0x04, 0, 0]);
-        let size = table.len() as u16 + 18;
-        table.extend(size.to_le_bytes());
-        table.extend_from_slice(FOOTER_GUID.as_bytes());
-        let end = PAGE_SIZE - TABLE_END_FROM_ROM_END;
-        rom[end - table.len()..end].copy_from_slice(&table);
+        let entries: [(Guid, &[u8]); 3] = [
+            (SEV_METADATA_GUID, &(PAGE_SIZE as u32).to_le_bytes()),
+            (SEV_ES_RESET_BLOCK_GUID, &0xffff_f100u32.to_le_bytes()),
+            (HASH_TABLE_RV_GUID, &[0x00, 0x0c, 0x01, 0x00, 0x00, 0x04, 0, 0]),
+        ];
+        write_table(&mut rom, &entries);
         rom
     }
 
@@ -338,13 +262,6 @@ pub(super) mod tests {
     fn a_rom_without_a_table_is_a_plain_rom() {
         let rom = Rom::parse(&[0; PAGE_SIZE]).unwrap();
         assert!(rom.sections().is_empty() && rom.ap_reset_eip().is_none() && !rom.has_table());
-    }
-
-    #[test]
-    fn sizes_that_no_rom_has_are_refused() {
-        for len in [0, 1, PAGE_SIZE - 1, PAGE_SIZE + 1, 4097 * PAGE_SIZE] {
-            assert_eq!(refused(&vec![0; len]), RomError::Size { len });
-        }
     }
 
     #[test]
@@ -374,12 +291,6 @@ pub(super) mod tests {
             let mut rom = good.clone();
             rom[at] = value;
             assert_eq!(refused(&rom), error, "byte {at}");
-        }
-        let footer_size = PAGE_SIZE - 50;
-        for size in [0u16, 17, 0xffff] {
-            let mut rom = good.clone();
-            rom[footer_size..footer_size + 2].copy_from_slice(&size.to_le_bytes());
-            assert_eq!(refused(&rom), RomError::TableEntry { size });
         }
         for at in 0..good.len() {
             for bit in 0..8 {

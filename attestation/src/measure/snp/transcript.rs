@@ -10,7 +10,9 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha384};
 
+use super::digest::DigestChain;
 use super::plan::{LaunchInputs, LaunchPlan, PageType};
+use crate::measure::{PAGE_SIZE, hex_string};
 
 /// SHA-256 of what the launch was made from, in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,10 +33,10 @@ impl InputDigests {
     pub fn new(inputs: &LaunchInputs<'_>) -> Self {
         let kernel = inputs.kernel.as_ref();
         Self {
-            firmware: hex(&Sha256::digest(inputs.rom.bytes())),
-            kernel: kernel.map(|hashes| hex(&hashes.kernel)),
-            initrd: kernel.map(|hashes| hex(&hashes.initrd)),
-            cmdline: kernel.map(|hashes| hex(&hashes.cmdline)),
+            firmware: hex_string(&Sha256::digest(inputs.rom.bytes())),
+            kernel: kernel.map(|hashes| hex_string(&hashes.kernel)),
+            initrd: kernel.map(|hashes| hex_string(&hashes.initrd)),
+            cmdline: kernel.map(|hashes| hex_string(&hashes.cmdline)),
         }
     }
 }
@@ -102,6 +104,9 @@ pub struct TranscriptRange {
     /// SHA-384 of all bytes of the range, where its contents are measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contents_sha384: Option<String>,
+    /// SHA-384 of each page, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pages_sha384: Vec<String>,
     /// The launch digest after this range.
     pub digest: String,
 }
@@ -143,7 +148,8 @@ impl LaunchTranscript {
                 gpa: range.gpa.to_string(),
                 len: range.len,
                 page_type: range.page_type,
-                contents_sha384: range.contents.map(|bytes| hex(&Sha384::digest(bytes))),
+                contents_sha384: range.contents.map(|bytes| hex_string(&Sha384::digest(bytes))),
+                pages_sha384: pages_sha384(range.contents),
                 digest: range.digest.to_string(),
             });
         });
@@ -163,12 +169,7 @@ impl LaunchTranscript {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    struct Hex<'a>(&'a [u8]);
-    impl core::fmt::Display for Hex<'_> {
-        fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-            crate::measure::hex::write_hex(f, self.0)
-        }
-    }
-    Hex(bytes).to_string()
+fn pages_sha384(contents: Option<&[u8]>) -> Vec<String> {
+    let contents = contents.filter(|bytes| bytes.len() > PAGE_SIZE).unwrap_or_default();
+    contents.chunks(PAGE_SIZE).map(|page| hex_string(&DigestChain::contents(page))).collect()
 }

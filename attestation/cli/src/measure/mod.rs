@@ -1,9 +1,13 @@
 //! `measure`: what a launch will be measured as.
 
+mod corim;
+mod tdx;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{Subcommand, ValueEnum};
+use cloister_attestation::corim::Reference;
 use cloister_attestation::measure::KernelHashes;
 use cloister_attestation::measure::sev::{sev_digest, sev_es_digest};
 use cloister_attestation::measure::snp::{
@@ -25,12 +29,8 @@ pub enum Measure {
     SevEs(Args),
     /// Launch digest of a plain SEV guest
     Sev(Args),
-    /// MRTD and RTMRs of a TDX guest (not yet supported)
-    #[command(hide = true)]
-    Tdx {
-        #[arg(num_args = 0.., allow_hyphen_values = true, hide = true)]
-        arguments: Vec<String>,
-    },
+    /// MRTD and RTMRs of a TDX guest
+    Tdx(tdx::Args),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,20 +52,18 @@ impl From<Vmm> for VmmFlavour {
     }
 }
 
+/// What decides a launch digest beside the firmware.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Firmware ROM
-    #[arg(long, value_name = "ROM")]
-    firmware: PathBuf,
+pub struct Launch {
     /// Kernel that the firmware loads
     #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
+    pub kernel: Option<PathBuf>,
     /// Initial RAM disk
     #[arg(long, value_name = "FILE", requires = "kernel")]
-    initrd: Option<PathBuf>,
+    pub initrd: Option<PathBuf>,
     /// Kernel command line
     #[arg(long, value_name = "TEXT", requires = "kernel")]
-    cmdline: Option<String>,
+    pub cmdline: Option<String>,
     /// Number of virtual processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     cpus: u32,
@@ -81,6 +79,17 @@ pub struct Args {
     /// The VMM that launches the guest
     #[arg(long, value_enum, default_value = "cloister")]
     vmm: Vmm,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Firmware ROM
+    #[arg(long, value_name = "ROM")]
+    firmware: PathBuf,
+    #[command(flatten)]
+    launch: Launch,
+    #[command(flatten)]
+    corim: corim::Args,
     /// Print the reference value that a key broker reads
     #[arg(long, conflicts_with = "transcript")]
     json: bool,
@@ -103,14 +112,15 @@ pub fn run(measure: &Measure) -> anyhow::Result<()> {
         Measure::Snp(args) => (args, "snp"),
         Measure::SevEs(args) => (args, "sev-es"),
         Measure::Sev(args) => (args, "sev"),
-        Measure::Tdx { .. } => bail!("TDX launches cannot be measured yet"),
+        Measure::Tdx(args) => return tdx::run(args),
     };
     let firmware = read(&args.firmware)?;
     let rom = Rom::parse(&firmware).with_context(|| format!("{} is unusable", args.firmware.display()))?;
-    let inputs = inputs(args, &rom)?;
+    let inputs = inputs(&args.launch, &rom)?;
     let kernel = inputs.kernel.as_ref();
     let digest = match tee {
         "snp" => return snp(args, &inputs),
+        _ if args.corim.is_given() => bail!("a CoRIM is made for SNP and TDX only"),
         "sev-es" => sev_es_digest(&rom, kernel, inputs.vcpus, inputs.cpu, inputs.flavour),
         _ => sev_digest(&rom, kernel),
     };
@@ -124,10 +134,11 @@ fn snp(args: &Args, inputs: &LaunchInputs<'_>) -> anyhow::Result<()> {
     if args.transcript {
         return output::print(&LaunchTranscript::new(inputs, &plan, None), true);
     }
+    corim::write(&args.corim, &Reference::Snp(plan.digest().0))?;
     output::print(&ReferenceValue::new(inputs, &plan), args.json)
 }
 
-fn inputs<'a>(args: &Args, rom: &'a Rom<'a>) -> anyhow::Result<LaunchInputs<'a>> {
+pub fn inputs<'a>(args: &Launch, rom: &'a Rom<'a>) -> anyhow::Result<LaunchInputs<'a>> {
     let file = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
     let initrd = file(&args.initrd)?;
     let cmdline = args.cmdline.as_deref().unwrap_or_default();
@@ -142,7 +153,7 @@ fn inputs<'a>(args: &Args, rom: &'a Rom<'a>) -> anyhow::Result<LaunchInputs<'a>>
     })
 }
 
-fn cpu(args: &Args) -> anyhow::Result<VcpuModel> {
+fn cpu(args: &Launch) -> anyhow::Result<VcpuModel> {
     match (&args.cpu_model, args.cpu_sig) {
         (Some(name), _) => VcpuModel::by_name(name).with_context(|| {
             let names: Vec<_> = CPU_MODELS.iter().map(|(name, _)| *name).collect();

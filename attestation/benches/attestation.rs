@@ -1,0 +1,89 @@
+//! How fast evidence is verified and launches are hashed, beside the peers that are crates. Prints one JSON object a line:
+//! `{"name", "value"}` with values per second. `cargo xtask bench attestation` adds the peers that are programs.
+
+#[path = "../tests/pki/mod.rs"]
+mod pki;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use cloister_attestation::measure::snp::{LaunchInputs, LaunchPlan, Rom, VcpuModel, VmmFlavour};
+use cloister_attestation::signature::{AWS_LC, Backend, RUSTCRYPTO};
+use cloister_attestation::signing::SigningKey;
+use cloister_attestation::snp::{
+    Collateral, Evidence, Policy, Product, TrustRoots, VekKind, appraise, authenticate_with,
+};
+use cloister_attestation::x509::UnixTime;
+use pki::{NOW, Scenario};
+use sev::certs::snp::{Chain, Verifiable};
+use sev::firmware::guest::AttestationReport;
+use sev::parser::ByteParser;
+
+const ROUND: Duration = Duration::from_millis(400);
+const ROUNDS: usize = 3;
+
+/// The best of some rounds: what slows a round down is not the program.
+fn per_second(name: &str, mut once: impl FnMut() -> bool) {
+    let mut best = 0.0f64;
+    for _ in 0..ROUNDS {
+        let (start, mut count) = (Instant::now(), 0u32);
+        while start.elapsed() < ROUND {
+            assert!(black_box(once()), "{name} must succeed");
+            count += 1;
+        }
+        best = best.max(f64::from(count) / start.elapsed().as_secs_f64());
+    }
+    println!("{}", serde_json::json!({"name": name, "value": best}));
+}
+
+fn main() {
+    let scenario = Scenario::new(Product::Genoa, 5, VekKind::Vcek);
+    let (report, vek, ask) = (scenario.signed_report(), scenario.vek.der(), scenario.ask.der());
+    let ark = scenario.trusted.der();
+    let roots = TrustRoots::from_bytes(&ark).unwrap();
+    let at: UnixTime = NOW.parse().unwrap();
+    let policy = Policy::default();
+    let certificates = [&vek[..], &ask];
+    let evidence = Evidence { report: &report, certificates: &certificates, certificate_table: None };
+    for backend in [RUSTCRYPTO, AWS_LC] {
+        let cold = || authenticate_with(&backend, &evidence, &roots, &Collateral::default(), at);
+        per_second(&format!("cold {}", backend.name), || {
+            cold().is_ok_and(|authentic| appraise(&authentic, &policy).is_empty())
+        });
+        let key = cold().unwrap().verified_vek().clone();
+        per_second(&format!("cached {}", backend.name), || {
+            key.authenticate(&report, at).is_ok_and(|authentic| appraise(&authentic, &policy).is_empty())
+        });
+        p384(&backend);
+    }
+    per_second("cold sev", || {
+        let chain = Chain::from_der(&ark, &ask, &vek).unwrap();
+        let report = AttestationReport::from_bytes(&report[..]).unwrap();
+        (&chain, &report).verify().is_ok()
+    });
+    // A ROM that is given, since one with metadata cannot be made up here.
+    if let Some(path) = std::env::var_os("CLOISTER_BENCH_ROM") {
+        let rom = std::fs::read(path).unwrap();
+        per_second("launch digest", || digest(&rom));
+    }
+}
+
+fn p384(backend: &Backend) {
+    let key = SigningKey::generate_p384();
+    let message = [7; 0x2a0];
+    let (point, signature) = (key.public_point(), key.sign(&message));
+    per_second(&format!("p384 {}", backend.name), || (backend.p384)(&point, &message, &signature));
+}
+
+fn digest(rom: &[u8]) -> bool {
+    let rom = Rom::parse(rom).unwrap();
+    let inputs = LaunchInputs {
+        rom: &rom,
+        kernel: None,
+        vcpus: 1,
+        cpu: VcpuModel(0xa1_0f11),
+        sev_features: 1,
+        flavour: VmmFlavour::Qemu,
+    };
+    LaunchPlan::new(&inputs).unwrap().digest().0 != [0; 48]
+}

@@ -1,0 +1,38 @@
+//! `measure … --corim`: the reference value for verifiers that are not ours.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use cloister_attestation::corim::{Reference, corim, signed_corim};
+
+use crate::read_key;
+
+#[derive(Debug, clap::Args)]
+#[group(id = "corim_options")]
+pub struct Args {
+    /// Write the reference value as CoRIM (CBOR) here
+    #[arg(long, value_name = "FILE")]
+    corim: Option<PathBuf>,
+    /// Sign the CoRIM with this key: PEM, P-256 or P-384
+    #[arg(long, value_name = "PEM", requires = "corim")]
+    sign_key: Option<PathBuf>,
+    /// Who signs, for people
+    #[arg(long, value_name = "NAME", requires = "sign_key", default_value = "cloister-attest")]
+    signer: String,
+}
+
+impl Args {
+    pub fn is_given(&self) -> bool {
+        self.corim.is_some()
+    }
+}
+
+/// Writes the CoRIM if one is asked for.
+pub fn write(args: &Args, reference: &Reference) -> anyhow::Result<()> {
+    let Some(path) = &args.corim else { return Ok(()) };
+    let bytes = match &args.sign_key {
+        Some(key) => signed_corim(reference, &read_key(key)?, &args.signer)?,
+        None => corim(reference)?,
+    };
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,111 @@
+//! `measure tdx`: MRTD of a firmware, and the RTMRs that ours leaves behind.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use cloister_attestation::abi::ram_ranges;
+use cloister_attestation::corim::Reference;
+use cloister_attestation::measure::tdx::{
+    LaunchPlan, MemoryRange, PageOrder, ReferenceValue, RtmrInputs, Tdvf,
+};
+
+use super::corim;
+use crate::{output, read};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Order {
+    /// Each page is added and then measured, as Linux's KVM does
+    PageByPage,
+    /// All pages of a range are added, then all are measured, as KVM's TDX branch did before Linux 6.16
+    TwoPass,
+}
+
+impl From<Order> for PageOrder {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::PageByPage => Self::PageByPage,
+            Order::TwoPass => Self::TwoPass,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Firmware ROM
+    #[arg(long, value_name = "ROM")]
+    firmware: PathBuf,
+    /// Kernel that the firmware loads
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "", hide_default_value = true)]
+    cmdline: String,
+    /// Number of virtual processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    cpus: u32,
+    /// Guest memory, such as 512M or 2G
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    memory: u64,
+    /// The ACPI tables that the firmware builds; RTMR0 is not predicted without them
+    #[arg(long, value_name = "FILE")]
+    acpi: Option<PathBuf>,
+    /// In which order the host's KVM adds and measures pages
+    #[arg(long, value_enum, default_value = "page-by-page")]
+    page_order: Order,
+    #[command(flatten)]
+    corim: corim::Args,
+    /// Print the reference value that a key broker reads
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let firmware = read(&args.firmware)?;
+    let unusable = || format!("{} is unusable", args.firmware.display());
+    let tdvf = Tdvf::parse(&firmware).with_context(unusable)?;
+    let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;
+    let file = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
+    let (acpi, kernel, initrd) = (file(&args.acpi)?, file(&args.kernel)?, file(&args.initrd)?);
+    let ram = ram_ranges(args.memory).into_iter().filter(|range| !range.is_empty());
+    let ram: Vec<_> =
+        ram.map(|range| MemoryRange { gpa: range.start, len: range.end - range.start }).collect();
+    let inputs = RtmrInputs {
+        cpus: args.cpus,
+        ram: &ram,
+        acpi: acpi.as_deref(),
+        kernel: kernel.as_deref(),
+        initrd: initrd.as_deref(),
+        cmdline: &args.cmdline,
+    };
+    let order = args.page_order.into();
+    corim::write(&args.corim, &Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs()))?;
+    output::print(&ReferenceValue::new(&tdvf, &plan, order, &inputs), args.json)
+}
+
+/// A number of bytes, with a suffix K, M, G or T for powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    const SUFFIXES: [(&str, u32); 4] = [("K", 10), ("M", 20), ("G", 30), ("T", 40)];
+    let suffix = SUFFIXES.iter().find_map(|(suffix, shift)| Some((text.strip_suffix(suffix)?, *shift)));
+    let (digits, shift) = suffix.unwrap_or((text, 0));
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    number.filter(|bytes| *bytes > 0).ok_or_else(|| "expected a size, such as 512M or 2G".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_binary_suffixes() {
+        for (text, bytes) in [("4096", Ok(4096)), ("512M", Ok(512 << 20)), ("3G", Ok(3 << 30))] {
+            assert_eq!(parse_size(text), bytes.map_err(|(): ()| String::new()), "{text}");
+        }
+        for text in ["", "M", "0", "1X", "-1", "1 M", "99999999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Reference values as CoRIM (draft-ietf-rats-corim), for verifiers that are not this one, signed as COSE_Sign1 if a
+//! key is given.
+//!
+//! One CoMID with one reference triple: the environment is the TEE, the measurements are the launch digest of an SNP
+//! guest (`measurement`), or MRTD (`mrtd`) and the RTMRs that are known (`rtmrs`, integrity registers by number) of a
+//! TDX guest. Digests are SHA-384, 7 in the registry of named information hash algorithms.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use corim::builder::{ComidBuilder, CorimBuilder};
+use corim::types::common::{MeasuredElement, TagIdChoice};
+use corim::types::corim::{CorimId, CorimMetaMap, CorimSignerMap};
+use corim::types::environment::{ClassMap, EnvironmentMap};
+use corim::types::measurement::{
+    Digest, IntegrityRegisterId, IntegrityRegisters, MeasurementMap, MeasurementValuesMap,
+};
+use corim::types::signed::{CoseAlgorithm, SignedCorimBuilder};
+use corim::types::triples::ReferenceTriple;
+
+use crate::jose;
+use crate::measure::hex_string;
+use crate::signing::SigningKey;
+
+const SHA384: i64 = 7;
+
+/// What a guest must be measured as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// MEASUREMENT of an SEV-SNP report.
+    Snp([u8; 48]),
+    /// MRTD, and RTMR0 to RTMR3 as far as they are known, of a TDX quote.
+    Tdx([u8; 48], [Option<[u8; 48]>; 4]),
+}
+
+/// Why there is no CoRIM.
+#[derive(Debug, thiserror::Error)]
+#[error("the CoRIM cannot be made: {0}")]
+pub struct CorimError(String);
+
+impl Reference {
+    fn measurements(&self) -> Vec<MeasurementMap> {
+        let digest = |value: &[u8; 48]| Vec::from([Digest::new(SHA384, value.to_vec())]);
+        let named = |name: &str, value: MeasurementValuesMap| MeasurementMap {
+            mkey: Some(MeasuredElement::Text(name.into())),
+            mval: value,
+            authorized_by: None,
+        };
+        let with_digest = |name, value| {
+            let mut values = MeasurementValuesMap::default();
+            values.digests = Some(digest(value));
+            named(name, values)
+        };
+        match self {
+            Self::Snp(measurement) => Vec::from([with_digest("measurement", measurement)]),
+            Self::Tdx(mrtd, rtmrs) => {
+                let known = (0u64..).zip(rtmrs).filter_map(|(index, rtmr)| Some((index, rtmr.as_ref()?)));
+                let registers: BTreeMap<_, _> =
+                    known.map(|(index, rtmr)| (IntegrityRegisterId::Uint(index), digest(rtmr))).collect();
+                let mut measurements = Vec::from([with_digest("mrtd", mrtd)]);
+                if !registers.is_empty() {
+                    let mut values = MeasurementValuesMap::default();
+                    values.integrity_registers = Some(IntegrityRegisters(registers));
+                    measurements.push(named("rtmrs", values));
+                }
+                measurements
+            }
+        }
+    }
+
+    /// Vendor, model and the digest that names the guest.
+    fn environment(&self) -> (&'static str, &'static str, &[u8; 48]) {
+        match self {
+            Self::Snp(measurement) => ("AMD", "SEV-SNP", measurement),
+            Self::Tdx(mrtd, _) => ("Intel", "TDX", mrtd),
+        }
+    }
+}
+
+/// The CoRIM in CBOR, unsigned.
+pub fn corim(reference: &Reference) -> Result<Vec<u8>, CorimError> {
+    let (vendor, model, digest) = reference.environment();
+    let name = format!("cloister/{model}/{}", hex_string(digest));
+    let class = ClassMap {
+        class_id: None,
+        vendor: Some(vendor.into()),
+        model: Some(model.into()),
+        layer: None,
+        index: None,
+    };
+    let environment = EnvironmentMap { class: Some(class), instance: None, group: None };
+    let triple = ReferenceTriple::new(environment, reference.measurements());
+    let error = |error: &dyn core::fmt::Display| CorimError(format!("{error}"));
+    let comid = ComidBuilder::new(TagIdChoice::Text(name.clone()))
+        .add_reference_triple(triple)
+        .build()
+        .map_err(|e| error(&e))?;
+    let corim = CorimBuilder::new(CorimId::Text(name)).add_comid_tag(comid).map_err(|e| error(&e))?;
+    corim.build_bytes().map_err(|e| error(&e))
+}
+
+/// The CoRIM in a COSE_Sign1 by `key`, whose JWK thumbprint is the key identifier.
+pub fn signed_corim(reference: &Reference, key: &SigningKey, signer: &str) -> Result<Vec<u8>, CorimError> {
+    let error = |error: &dyn core::fmt::Display| CorimError(format!("{error}"));
+    let algorithm = if key.is_p384() { CoseAlgorithm::Es384 } else { CoseAlgorithm::Es256 };
+    let signer = CorimSignerMap { signer_name: signer.into(), signer_uri: None };
+    let mut builder = SignedCorimBuilder::new(algorithm, corim(reference)?)
+        .set_corim_meta(CorimMetaMap { signer, signature_validity: None })
+        .kid(jose::thumbprint(key).into_bytes());
+    let message = builder.to_be_signed(&[]).map_err(|e| error(&e))?;
+    builder.build_with_signature(key.sign(&message)).map_err(|e| error(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ciborium::Value;
+    use coset::{CborSerializable, CoseSign1, TaggedCborSerializable};
+
+    fn tagged(value: Value, tag: u64) -> Value {
+        match value {
+            Value::Tag(found, inner) if found == tag => *inner,
+            other => panic!("expected tag {tag}: {other:?}"),
+        }
+    }
+
+    fn field(value: &Value, key: i64) -> Value {
+        let map = value.as_map().unwrap();
+        map.iter().find(|(k, _)| k.as_integer() == Some(key.into())).map(|(_, v)| v.clone()).unwrap()
+    }
+
+    /// The measurements of a CoRIM, walked by the draft's keys with a CBOR decoder that knows nothing of CoRIM.
+    fn measurements(corim: &[u8]) -> Vec<Value> {
+        let corim = tagged(ciborium::from_reader(corim).unwrap(), 501);
+        let tags = field(&corim, 1);
+        let comid = tagged(tags.as_array().unwrap()[0].clone(), 506);
+        let comid: Value = ciborium::from_reader(comid.as_bytes().unwrap().as_slice()).unwrap();
+        let reference = field(&field(&comid, 4), 0);
+        let triple = reference.as_array().unwrap()[0].as_array().unwrap().clone();
+        triple[1].as_array().unwrap().clone()
+    }
+
+    fn sha384(byte: u8) -> Value {
+        Value::Array(vec![Value::Array(vec![7.into(), Value::Bytes(vec![byte; 48])])])
+    }
+
+    #[test]
+    fn an_independent_decoder_finds_the_digests() {
+        let snp = measurements(&corim(&Reference::Snp([1; 48])).unwrap());
+        assert_eq!(field(&snp[0], 0), Value::Text("measurement".into()));
+        assert_eq!(field(&field(&snp[0], 1), 2), sha384(1));
+        let rtmrs = [None, Some([3; 48]), Some([4; 48]), None];
+        let tdx = measurements(&corim(&Reference::Tdx([2; 48], rtmrs)).unwrap());
+        assert_eq!(field(&field(&tdx[0], 1), 2), sha384(2));
+        let registers = field(&field(&tdx[1], 1), 14);
+        assert_eq!((field(&registers, 1), field(&registers, 2)), (sha384(3), sha384(4)));
+        assert_eq!(registers.as_map().unwrap().len(), 2);
+        assert_eq!(measurements(&corim(&Reference::Tdx([2; 48], [None; 4])).unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn a_signature_holds_for_the_cose_structure() {
+        for key in [SigningKey::generate_p256(), SigningKey::generate_p384()] {
+            let signed = signed_corim(&Reference::Snp([1; 48]), &key, "tests").unwrap();
+            let cose = CoseSign1::from_tagged_slice(&signed).unwrap();
+            assert_eq!(measurements(cose.payload.as_ref().unwrap()).len(), 1);
+            let backend = crate::signature::RUSTCRYPTO;
+            let verify = if key.is_p384() { backend.p384 } else { backend.p256 };
+            let holds = |cose: &CoseSign1| {
+                cose.verify_signature(&[], |signature, message| {
+                    verify(&key.public_point(), message, signature).then_some(()).ok_or(())
+                })
+            };
+            assert_eq!(holds(&cose), Ok(()));
+            let mut forged = CoseSign1::from_slice(&cose.clone().to_vec().unwrap()).unwrap();
+            forged.payload.as_mut().unwrap()[20] ^= 1;
+            assert_eq!(holds(&forged), Err(()));
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The verdict as an EAT Attestation Result: a signed token that tells a relying party what a verifier found
+//! (draft-ietf-rats-ear-04), with the trustworthiness vector of AR4SI (draft-ietf-rats-ar4si).
+//!
+//! A vector is coarser than a verdict. The token therefore carries both: the vector for whoever knows AR4SI only, the
+//! verdict with its reasons as verifier claims, and what the evidence says as attester claims.
+//!
+//! ```
+//! use cloister_attestation::ear::{EarContext, ear_jwt};
+//! use cloister_attestation::signing::SigningKey;
+//! use cloister_attestation::snp::{Collateral, Evidence, Policy, TrustRoots, verify};
+//! use cloister_attestation::x509::UnixTime;
+//!
+//! let now: UnixTime = "2026-11-21T07:00:00Z".parse().unwrap();
+//! let evidence = Evidence { report: b"no report", certificates: &[], certificate_table: None };
+//! let verdict = verify(&evidence, &TrustRoots::amd(), &Collateral::default(), now, &Policy::default());
+//! let context = EarContext { issued_at: now, expires_at: None, nonce: None, confirmation: None };
+//! let token = ear_jwt(&verdict, &context, &SigningKey::generate_p256()).unwrap();
+//! assert_eq!(token.split('.').count(), 3);
+//! ```
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::jose;
+use crate::signing::SigningKey;
+use crate::verdict::{Code, Kind, Reasons, Verdict};
+use crate::x509::UnixTime;
+
+/// The profile that the tokens conform to.
+pub const EAR_PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
+/// The name of the only submodule: the confidential processor with its guest.
+const SUBMODULE: &str = "cpu0";
+/// The name of our claims among those of the attester and the verifier.
+const OWN_CLAIMS: &str = "cloister";
+
+/// What the caller knows beside the verdict.
+#[derive(Clone, Debug)]
+pub struct EarContext {
+    /// When the token is made.
+    pub issued_at: UnixTime,
+    /// Until when it may be used.
+    pub expires_at: Option<UnixTime>,
+    /// The nonce that the evidence answers, 8 to 64 bytes.
+    pub nonce: Option<Vec<u8>>,
+    /// The key that the evidence binds, as a JWK: whoever presents the token must have it (RFC 7800).
+    pub confirmation: Option<Value>,
+}
+
+/// Why no token can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EarError {
+    /// Claims that JSON cannot express.
+    #[error("the claims cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The verdict as a signed JWT.
+pub fn ear_jwt<C: Serialize>(
+    verdict: &Verdict<C>,
+    context: &EarContext,
+    key: &SigningKey,
+) -> Result<String, EarError> {
+    Ok(jose::sign_jwt(&ear_claims(verdict, context)?, key))
+}
+
+/// The claims of the token, before they are signed.
+pub fn ear_claims<C: Serialize>(verdict: &Verdict<C>, context: &EarContext) -> Result<Value, EarError> {
+    let vector = TrustworthinessVector::of(verdict);
+    let mut appraisal = json!({
+        "ear_status": status(verdict).name(),
+        "ear_trustworthiness_vector": vector,
+        "ear_verifier_claims": {OWN_CLAIMS: {
+            "verdict": verdict.verdict,
+            "reasons": verdict.reasons,
+            "unchecked": verdict.unchecked,
+        }},
+    });
+    if let Some(claims) = &verdict.claims {
+        let claims = without_nulls(serde_json::to_value(claims)?);
+        insert(
+            &mut appraisal,
+            "ear_attester_claims",
+            json!({OWN_CLAIMS: {
+                "claims_version": verdict.claims_version,
+                "claims": claims,
+            }}),
+        );
+    }
+    let mut token = json!({
+        "eat_profile": EAR_PROFILE,
+        "iat": context.issued_at.0,
+        "ear_verifier_id": {"developer": "Cloister", "build": concat!("cloister-attestation ", env!("CARGO_PKG_VERSION"))},
+        "submods": {SUBMODULE: appraisal},
+    });
+    if let Some(time) = context.expires_at {
+        insert(&mut token, "exp", json!(time.0));
+    }
+    if let Some(nonce) = &context.nonce {
+        insert(&mut token, "eat_nonce", json!(URL_SAFE_NO_PAD.encode(nonce)));
+    }
+    if let Some(jwk) = &context.confirmation {
+        insert(&mut token, "cnf", json!({"jwk": jwk}));
+    }
+    Ok(token)
+}
+
+fn insert(object: &mut Value, name: &str, value: Value) {
+    if let Value::Object(fields) = object {
+        fields.insert(name.into(), value);
+    }
+}
+
+/// A claim that is absent is not made; EAT has no null.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let present = fields.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(present.map(|(name, value)| (name, without_nulls(value))).collect())
+        }
+        other => other,
+    }
+}
+
+/// Trustworthiness tiers (draft-ietf-rats-ar4si, 2.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Tier {
+    Affirming,
+    Warning,
+    Contraindicated,
+}
+
+impl Tier {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Affirming => "affirming",
+            Self::Warning => "warning",
+            Self::Contraindicated => "contraindicated",
+        }
+    }
+}
+
+/// What was rejected is contraindicated, however little is wrong. What was accepted without anybody deciding what runs, or
+/// whether the evidence is of now, is no affirmation.
+fn status<C>(verdict: &Verdict<C>) -> Tier {
+    let undecided = ["measurement", "report_data"].iter().any(|field| verdict.unchecked.contains(field));
+    match (verdict.is_accepted(), undecided) {
+        (false, _) => Tier::Contraindicated,
+        (true, true) => Tier::Warning,
+        (true, false) => Tier::Affirming,
+    }
+}
+
+/// A claim of the vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Claim {
+    InstanceIdentity,
+    Configuration,
+    Executables,
+    Hardware,
+    RuntimeOpaque,
+}
+
+/// Values of AR4SI, section 2.3.4, that are used here.
+mod value {
+    pub const NO_CLAIM: i8 = 0;
+    pub const UNEXPECTED_EVIDENCE: i8 = 1;
+    pub const CRYPTO_FAILED: i8 = 99;
+    pub const APPROVED_CONFIGURATION: i8 = 2;
+    pub const UNSAFE_CONFIGURATION: i8 = 32;
+    pub const APPROVED_BOOT: i8 = 3;
+    pub const UNRECOGNIZED_EXECUTABLES: i8 = 33;
+    pub const GENUINE_HARDWARE: i8 = 2;
+    pub const UNSAFE_HARDWARE: i8 = 32;
+    pub const ENCRYPTED_RUNTIME: i8 = 2;
+    pub const UNRECOGNIZED_INSTANCE: i8 = 97;
+}
+
+/// The claims that are made, and their values.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+struct TrustworthinessVector(BTreeMap<Claim, i8>);
+
+impl TrustworthinessVector {
+    fn of<C>(verdict: &Verdict<C>) -> Self {
+        match verdict.claims {
+            Some(_) => Self::of_authentic(&verdict.reasons, &verdict.unchecked),
+            None => Self::of_forged(&verdict.reasons),
+        }
+    }
+
+    /// Whoever made this evidence, nothing that it says is known.
+    fn of_forged(reasons: &Reasons) -> Self {
+        let malformed = reasons.iter().all(|reason| reason.code.kind() == Kind::Malformed);
+        let value = if malformed { value::UNEXPECTED_EVIDENCE } else { value::CRYPTO_FAILED };
+        Self(BTreeMap::from([(Claim::InstanceIdentity, value), (Claim::Hardware, value)]))
+    }
+
+    fn of_authentic(reasons: &Reasons, unchecked: &[&str]) -> Self {
+        let executables =
+            if unchecked.contains(&"measurement") { value::NO_CLAIM } else { value::APPROVED_BOOT };
+        let mut vector = BTreeMap::from([
+            (Claim::Configuration, value::APPROVED_CONFIGURATION),
+            (Claim::Executables, executables),
+            (Claim::Hardware, value::GENUINE_HARDWARE),
+            (Claim::RuntimeOpaque, value::ENCRYPTED_RUNTIME),
+        ]);
+        for reason in reasons {
+            let (claim, value) = effect(reason.code);
+            vector.insert(claim, value);
+            if reason.code == Code::GuestPolicyForbidden {
+                // It may be the bit that lets the host read memory.
+                vector.insert(Claim::RuntimeOpaque, value::NO_CLAIM);
+            }
+        }
+        Self(vector)
+    }
+}
+
+/// What a policy's reason says about which claim. What is not listed is a matter of configuration.
+fn effect(code: Code) -> (Claim, i8) {
+    match code {
+        Code::Measurement | Code::GuestSvn | Code::FamilyId | Code::ImageId => {
+            (Claim::Executables, value::UNRECOGNIZED_EXECUTABLES)
+        }
+        Code::IdKeyDigest
+        | Code::AuthorKeyDigest
+        | Code::ReportId
+        | Code::ReportIdMa
+        | Code::ReportData
+        | Code::ChipId
+        | Code::ChipIdMasked => (Claim::InstanceIdentity, value::UNRECOGNIZED_INSTANCE),
+        Code::TcbTooLow
+        | Code::TcbOrder
+        | Code::TcbNoMinimum
+        | Code::FirmwareProvisional
+        | Code::FirmwareVersion
+        | Code::Mitigation
+        | Code::PlatformInfoForbidden
+        | Code::PlatformInfoRequired
+        | Code::Product
+        | Code::SigningKey
+        | Code::CspId
+        | Code::CrlMissing
+        | Code::CrlExpired
+        | Code::CrlNotYetValid => (Claim::Hardware, value::UNSAFE_HARDWARE),
+        _ => (Claim::Configuration, value::UNSAFE_CONFIGURATION),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context() -> EarContext {
+        EarContext {
+            issued_at: UnixTime(1_700_000_000),
+            expires_at: Some(UnixTime(4_000_000_000)),
+            nonce: Some(b"a nonce of the broker's".to_vec()),
+            confirmation: Some(json!({"kty": "EC"})),
+        }
+    }
+
+    fn verdict(codes: &[Code], authentic: bool, unchecked: &[&'static str]) -> Verdict<Value> {
+        let mut reasons = Reasons::default();
+        codes.iter().for_each(|code| reasons.push(*code, "why"));
+        let claims = authentic.then(|| json!({"tee": "snp", "chip_id": null, "list": [1, {"a": null}]}));
+        Verdict::new(reasons, claims, unchecked.to_vec())
+    }
+
+    #[test]
+    fn the_vector_follows_from_the_reasons() {
+        let measured = &["measurement"][..];
+        for (codes, authentic, unchecked, status, expected) in [
+            (
+                &[][..],
+                true,
+                &[][..],
+                "affirming",
+                json!({"configuration": 2, "executables": 3, "hardware": 2, "runtime-opaque": 2}),
+            ),
+            (
+                &[],
+                true,
+                measured,
+                "warning",
+                json!({"configuration": 2, "executables": 0, "hardware": 2, "runtime-opaque": 2}),
+            ),
+            (
+                &[Code::Measurement],
+                true,
+                &[],
+                "contraindicated",
+                json!({"configuration": 2, "executables": 33, "hardware": 2, "runtime-opaque": 2}),
+            ),
+            (
+                &[Code::TcbTooLow, Code::Vmpl],
+                true,
+                &[],
+                "contraindicated",
+                json!({"configuration": 32, "executables": 3, "hardware": 32, "runtime-opaque": 2}),
+            ),
+            (
+                &[Code::GuestPolicyForbidden],
+                true,
+                &[],
+                "contraindicated",
+                json!({"configuration": 32, "executables": 3, "hardware": 2, "runtime-opaque": 0}),
+            ),
+            (
+                &[Code::ReportData],
+                true,
+                &[],
+                "contraindicated",
+                json!({"configuration": 2, "executables": 3, "hardware": 2, "instance-identity": 97, "runtime-opaque": 2}),
+            ),
+            (
+                &[Code::ReportSignature],
+                false,
+                &[],
+                "contraindicated",
+                json!({"hardware": 99, "instance-identity": 99}),
+            ),
+            (
+                &[Code::ReportMalformed],
+                false,
+                &[],
+                "contraindicated",
+                json!({"hardware": 1, "instance-identity": 1}),
+            ),
+        ] {
+            let token = ear_claims(&verdict(codes, authentic, unchecked), &context()).unwrap();
+            let appraisal = &token["submods"]["cpu0"];
+            assert_eq!(appraisal["ear_status"], status, "{codes:?}");
+            assert_eq!(appraisal["ear_trustworthiness_vector"], expected, "{codes:?}");
+            assert_eq!(appraisal["ear_attester_claims"].is_object(), authentic, "{codes:?}");
+        }
+    }
+
+    /// The token as a library of other people's reads it.
+    #[test]
+    fn an_independent_library_verifies_and_reads_the_token() {
+        for (key, algorithm) in [
+            (SigningKey::generate_p256(), (|| ear::Algorithm::ES256) as fn() -> _),
+            (SigningKey::generate_p384(), || ear::Algorithm::ES384),
+        ] {
+            let token = ear_jwt(&verdict(&[], true, &[]), &context(), &key).unwrap();
+            let jwk = jose::jwk(&key).to_string();
+            let read = ear::Ear::from_jwt_jwk(&token, algorithm(), jwk.as_bytes()).unwrap();
+            assert_eq!((read.profile.as_str(), read.iat), (ear::EAR_PROFILE, 1_700_000_000));
+            let appraisal = &read.submods["cpu0"];
+            assert_eq!(appraisal.status, ear::TrustTier::Affirming);
+            assert_eq!(appraisal.trust_vector.executables.value(), 3);
+            assert_eq!(appraisal.trust_vector.hardware.value(), 2);
+            assert!(appraisal.attester_claims.contains_key("cloister"));
+            let other = jose::jwk(&if key.is_p384() {
+                SigningKey::generate_p384()
+            } else {
+                SigningKey::generate_p256()
+            });
+            assert!(ear::Ear::from_jwt_jwk(&token, algorithm(), other.to_string().as_bytes()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_thumbprint_is_that_of_the_specification() {
+        // The form of RFC 7638's example with a key on P-256: members in order, no white space.
+        let key = SigningKey::generate_p256();
+        let jwk = jose::jwk(&key);
+        let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":{},"y":{}}}"#, jwk["x"], jwk["y"]);
+        use sha2::Digest as _;
+        let expected = URL_SAFE_NO_PAD.encode(sha2::Sha256::digest(canonical));
+        assert_eq!(jwk["kid"], expected);
+    }
+}

@@ -1,0 +1,23 @@
+//! What a TDX launch is made of, its MRTD, and the RTMRs that our firmware leaves behind.
+//!
+//! [`Tdvf`] reads the metadata that a firmware image carries, [`LaunchPlan`] turns it into the ordered page
+//! commands of the launch, [`LaunchPlan::mrtd`] is what the TDX module will report as MRTD, and [`events`] is the one
+//! table of what the firmware measures into RTMR0 to RTMR3, for the firmware that extends and logs them and for the
+//! verifier that predicts them. Nothing here reads files or needs `std`.
+
+pub mod events;
+mod mrtd;
+mod plan;
+#[cfg(feature = "std")]
+mod reference;
+mod tdvf;
+
+pub use events::{Event, MemoryRange, Rtmrs, platform_description};
+pub use mrtd::{CHUNK_BYTES, Mrtd, MrtdBuilder, PageOrder};
+pub use plan::{LaunchPlan, MeasuredRange, PageCommand, PlanError};
+#[cfg(feature = "std")]
+pub use reference::{ReferenceInputs, ReferenceValue, RtmrInputs};
+pub use tdvf::{Section, SectionKind, Tdvf, TdvfError};
+
+#[cfg(test)]
+mod witness;

@@ -1,0 +1,115 @@
+//! The reference value of a TDX guest, as JSON.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::events::{Event, MemoryRange, Rtmrs, SEPARATOR_BYTES, platform_description};
+use super::mrtd::PageOrder;
+use super::plan::LaunchPlan;
+use super::tdvf::Tdvf;
+use crate::measure::hex_string;
+
+/// What decides the RTMRs of a guest with our firmware.
+#[derive(Clone, Debug)]
+pub struct RtmrInputs<'a> {
+    /// How many processors.
+    pub cpus: u32,
+    /// Guest RAM, in ascending order.
+    pub ram: &'a [MemoryRange],
+    /// The ACPI tables that the firmware will build; without them RTMR0 is not known.
+    pub acpi: Option<&'a [u8]>,
+    /// The kernel file; without one the firmware measures nothing after RTMR0.
+    pub kernel: Option<&'a [u8]>,
+    /// The initrd file.
+    pub initrd: Option<&'a [u8]>,
+    /// The command line, without its NUL.
+    pub cmdline: &'a str,
+}
+
+impl RtmrInputs<'_> {
+    /// The RTMRs as the firmware leaves them; `None` where the inputs do not decide.
+    pub fn rtmrs(&self) -> [Option<[u8; 48]>; 4] {
+        let mut rtmrs = Rtmrs::default();
+        rtmrs.measure(&Event::PLATFORM, &platform_description(self.cpus, self.ram));
+        rtmrs.measure(&Event::ACPI, self.acpi.unwrap_or_default());
+        rtmrs.measure(&Event::SEPARATOR_0, &SEPARATOR_BYTES);
+        if let Some(kernel) = self.kernel {
+            rtmrs.measure(&Event::KERNEL, kernel);
+            rtmrs.measure(&Event::SEPARATOR_1, &SEPARATOR_BYTES);
+            rtmrs.measure(&Event::COMMAND_LINE, &[self.cmdline.as_bytes(), &[0]].concat());
+            if let Some(initrd) = self.initrd {
+                rtmrs.measure(&Event::INITRD, initrd);
+            }
+        }
+        let [rtmr0, rtmr1, rtmr2, rtmr3] = rtmrs.0.map(|rtmr| rtmr.0);
+        let kernel = self.kernel.is_some();
+        [self.acpi.map(|_| rtmr0), kernel.then_some(rtmr1), kernel.then_some(rtmr2), Some(rtmr3)]
+    }
+}
+
+/// SHA-256 of what a guest was made from, in lower-case hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct ReferenceInputs {
+    pub firmware: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acpi: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<String>,
+    /// With its terminating NUL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmdline: Option<String>,
+}
+
+/// What `cloister-attest measure tdx --json` prints and a key broker compares quotes with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReferenceValue {
+    /// Of this format: 1.
+    pub version: u32,
+    /// `tdx`.
+    pub tee: String,
+    /// MRTD, in lower-case hexadecimal.
+    pub mrtd: String,
+    /// RTMR0 to RTMR3; null where the inputs do not decide.
+    pub rtmrs: [Option<String>; 4],
+    /// In which order the VMM adds and measures pages.
+    pub page_order: PageOrder,
+    /// How many processors.
+    pub cpus: u32,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// 4 KiB pages that are added before the guest runs.
+    pub pages: u64,
+    /// Hashes of the inputs.
+    pub inputs: ReferenceInputs,
+}
+
+impl ReferenceValue {
+    /// The value for a firmware's plan, and for what it will measure.
+    pub fn new(tdvf: &Tdvf<'_>, plan: &LaunchPlan<'_>, order: PageOrder, inputs: &RtmrInputs<'_>) -> Self {
+        let sha256 = |bytes: &[u8]| hex_string(&Sha256::digest(bytes));
+        let cmdline: Vec<u8> = [inputs.cmdline.as_bytes(), &[0]].concat();
+        Self {
+            version: 1,
+            tee: "tdx".to_string(),
+            mrtd: plan.mrtd(order).to_string(),
+            rtmrs: inputs.rtmrs().map(|rtmr| rtmr.map(|value| hex_string(&value))),
+            page_order: order,
+            cpus: inputs.cpus,
+            memory: inputs.ram.iter().fold(0, |sum, range| sum.saturating_add(range.len)),
+            pages: plan.pages(),
+            inputs: ReferenceInputs {
+                firmware: sha256(tdvf.bytes()),
+                acpi: inputs.acpi.map(sha256),
+                kernel: inputs.kernel.map(sha256),
+                initrd: inputs.kernel.and(inputs.initrd).map(sha256),
+                cmdline: inputs.kernel.map(|_| sha256(&cmdline)),
+            },
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Keys with which a relying party or a guest's owner signs: reference values, results, ID blocks. ECDSA on P-256 or P-384.
+
+use alloc::vec::Vec;
+
+use p256::ecdsa::signature::Signer as _;
+use p256::pkcs8::DecodePrivateKey as _;
+
+/// A private key.
+pub struct SigningKey(Key);
+
+enum Key {
+    P256(p256::ecdsa::SigningKey),
+    P384(p384::ecdsa::SigningKey),
+}
+
+/// Why there is no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Neither PKCS #8 nor SEC1, encrypted, or of another kind.
+    #[error("not an unencrypted PEM private key on P-256 or P-384 (\"PRIVATE KEY\" or \"EC PRIVATE KEY\")")]
+    Unusable,
+}
+
+impl core::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "SigningKey({}, redacted)", self.jws_algorithm())
+    }
+}
+
+impl SigningKey {
+    /// Reads a PEM private key, PKCS #8 or SEC1. Other blocks before it, such as EC PARAMETERS, are skipped.
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+        let block = |label: &str| {
+            let (begin, end) =
+                (alloc::format!("-----BEGIN {label}-----"), alloc::format!("-----END {label}-----"));
+            let start = text.find(&begin)?;
+            let rest = text.get(start..)?;
+            let len = rest.find(&end)?.checked_add(end.len())?;
+            rest.get(..len)
+        };
+        let p256 = block("PRIVATE KEY")
+            .and_then(|pem| p256::SecretKey::from_pkcs8_pem(pem).ok())
+            .or_else(|| p256::SecretKey::from_sec1_pem(block("EC PRIVATE KEY")?).ok());
+        let p384 = block("PRIVATE KEY")
+            .and_then(|pem| p384::SecretKey::from_pkcs8_pem(pem).ok())
+            .or_else(|| p384::SecretKey::from_sec1_pem(block("EC PRIVATE KEY")?).ok());
+        match (p256, p384) {
+            (Some(key), _) => Ok(Self(Key::P256(key.into()))),
+            (None, Some(key)) => Ok(Self(Key::P384(key.into()))),
+            (None, None) => Err(KeyError::Unusable),
+        }
+    }
+
+    /// A new key on P-256, from the system's randomness.
+    pub fn generate_p256() -> Self {
+        Self(Key::P256(p256::ecdsa::SigningKey::random(&mut p256::elliptic_curve::rand_core::OsRng)))
+    }
+
+    /// A new key on P-384, from the system's randomness.
+    pub fn generate_p384() -> Self {
+        Self(Key::P384(p384::ecdsa::SigningKey::random(&mut p256::elliptic_curve::rand_core::OsRng)))
+    }
+
+    /// Signs `message`, deterministically (RFC 6979): r and s, big-endian, of the curve's size each.
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        match &self.0 {
+            Key::P256(key) => {
+                let signature: p256::ecdsa::Signature = key.sign(message);
+                signature.to_bytes().to_vec()
+            }
+            Key::P384(key) => {
+                let signature: p384::ecdsa::Signature = key.sign(message);
+                signature.to_bytes().to_vec()
+            }
+        }
+    }
+
+    /// The public key as an uncompressed SEC1 point.
+    pub fn public_point(&self) -> Vec<u8> {
+        match &self.0 {
+            Key::P256(key) => key.verifying_key().to_encoded_point(false).as_bytes().to_vec(),
+            Key::P384(key) => key.verifying_key().to_encoded_point(false).as_bytes().to_vec(),
+        }
+    }
+
+    /// The public key's coordinates, big-endian.
+    pub fn public_coordinates(&self) -> (Vec<u8>, Vec<u8>) {
+        let point = self.public_point();
+        let coordinates = point.get(1..).unwrap_or_default();
+        let (x, y) = coordinates.split_at_checked(coordinates.len() / 2).unwrap_or_default();
+        (x.to_vec(), y.to_vec())
+    }
+
+    /// Whether it is on P-384; else it is on P-256.
+    pub fn is_p384(&self) -> bool {
+        matches!(self.0, Key::P384(_))
+    }
+
+    /// The algorithm's name in JOSE (RFC 7518, 3.4).
+    pub fn jws_algorithm(&self) -> &'static str {
+        if self.is_p384() { "ES384" } else { "ES256" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p256::elliptic_curve::rand_core::OsRng;
+    use p256::pkcs8::{EncodePrivateKey, LineEnding};
+
+    #[test]
+    fn keys_are_read_in_both_encodings() {
+        let (small, big) = (p256::SecretKey::random(&mut OsRng), p384::SecretKey::random(&mut OsRng));
+        for (pem, algorithm) in [
+            (small.to_pkcs8_pem(LineEnding::LF).unwrap(), "ES256"),
+            (small.to_sec1_pem(LineEnding::CRLF).unwrap(), "ES256"),
+            (big.to_pkcs8_pem(LineEnding::LF).unwrap(), "ES384"),
+            (big.to_sec1_pem(LineEnding::LF).unwrap(), "ES384"),
+        ] {
+            let text =
+                format!("-----BEGIN EC PARAMETERS-----\nBgUrgQQAIg==\n-----END EC PARAMETERS-----\n{}", *pem);
+            let key = SigningKey::from_pem(&text).unwrap();
+            assert_eq!(key.jws_algorithm(), algorithm);
+            assert!(!format!("{key:?}").contains("BEGIN"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_private_key_is_refused() {
+        let public = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+        let damaged = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        for text in ["", public, damaged, encrypted, "-----BEGIN PRIVATE KEY-----"] {
+            assert_eq!(SigningKey::from_pem(text).map(drop), Err(KeyError::Unusable), "{text}");
+        }
+    }
+}
