@@ -3,7 +3,7 @@
 //!
 //! Under SNP the firmware ends the guest with the GHCB termination request (GHCB specification,
 //! section "Termination Request", MSR protocol 0x100), reason set [`TERMINATION_SET`]. A plain VM has no
-//! GHCB, so the same code goes through [`TERMINATION_PORT`].
+//! GHCB, so the same code goes through [`TERMINATION_PORT`]; a TD reports it as [`TDX_FATAL_FIRMWARE`].
 
 use core::fmt;
 use core::ops::Range;
@@ -38,6 +38,10 @@ pub const TERMINATION_FLAG: u8 = 0x80;
 
 /// The GHCB termination reason set that the firmware uses; 0 is the specification's, 1 is Linux's.
 pub const TERMINATION_SET: u8 = 2;
+
+/// Error code of a TD's ReportFatalError (Intel GHCI: bit 31 marks codes that are the TD's own): this, and the
+/// [`TerminationReason`]'s code in the lowest byte.
+pub const TDX_FATAL_FIRMWARE: u32 = 1 << 31 | (TERMINATION_SET as u32) << 8;
 
 macro_rules! termination_reasons {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {

@@ -5,8 +5,8 @@
 //! the guest. In return nothing that a guest does may crash this process or reach host memory outside of the guest's.
 //!
 //! - [`config`]: flags and TOML, one struct, checked before anything is opened.
-//! - [`launch`]: KVM's VM from creation to the first instruction, plain or SEV-SNP.
-//! - [`vcpu`]: run loops and exits.
+//! - [`launch`]: KVM's VM from creation to the first instruction, plain, SEV-SNP or TDX.
+//! - [`vcpu`]: run loops and exits; [`tdx`]: what only a TD asks of user space, quotes above all.
 //! - [`memory`]: guest RAM, which of it is shared, and conversions.
 //! - [`hostile`]: what a malicious host would do, for tests of the defence. Never active unless asked for.
 //! - [`devices`], [`pci`], [`virtio`]: what the guest finds at its ports and buses.
@@ -26,6 +26,7 @@ mod pci;
 mod probe;
 mod run;
 mod signals;
+mod tdx;
 mod vcpu;
 mod virtio;
 
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Confidential-computing VMM for AMD SEV-SNP and plain guests on KVM.
+/// Confidential-computing VMM for AMD SEV-SNP, Intel TDX and plain guests on KVM.
 #[derive(Parser)]
 #[command(name = "cloister", version, about)]
 struct Cli {

@@ -14,7 +14,7 @@ pub enum Outcome {
     },
     /// It asked for a reset.
     Reset,
-    /// It ended itself with a reason (GHCB termination request, or its plain equivalent).
+    /// It ended itself with a reason (GHCB termination request, a TD's fatal error, or their plain equivalent).
     Terminated {
         /// Reason set.
         set: u8,

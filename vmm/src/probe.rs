@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::launch::{self, sev, snp};
+use crate::launch::{self, sev, snp, tdx};
 
 /// The command's flags.
 #[derive(clap::Args)]
@@ -71,6 +71,7 @@ fn probe() -> Report {
     let kvm = launch::open_kvm();
     let mut plain = Tee { name: "none", usable: false, missing: Vec::new() };
     let mut snp = Tee { name: "snp", usable: false, missing: Vec::new() };
+    let mut tdx = Tee { name: "tdx", usable: false, missing: Vec::new() };
     let mut secure_processor = None;
     match &kvm {
         Ok(kvm) => {
@@ -78,10 +79,13 @@ fn probe() -> Report {
             plain.missing = lacks.map(|(_, words)| (*words).to_owned()).collect();
             snp.missing = plain.missing.clone();
             snp.missing.extend(snp::missing(kvm).map(str::to_owned));
+            tdx.missing = plain.missing.clone();
+            tdx.missing.extend(tdx::missing(kvm).map(str::to_owned));
         }
         Err(error) => {
-            plain.missing.push(error.to_string());
-            snp.missing.push(error.to_string());
+            for tee in [&mut plain, &mut snp, &mut tdx] {
+                tee.missing.push(error.to_string());
+            }
         }
     }
     match snp::open_sev().map(|device| sev::platform_status(&device)) {
@@ -96,11 +100,9 @@ fn probe() -> Report {
         Ok(Err(error)) => snp.missing.push(error.to_string()),
         Err(error) => snp.missing.push(error.to_string()),
     }
-    for tee in [&mut plain, &mut snp] {
+    for tee in [&mut plain, &mut snp, &mut tdx] {
         tee.usable = tee.missing.is_empty();
     }
-    let tdx =
-        Tee { name: "tdx", usable: false, missing: vec!["support in this version of cloister".to_owned()] };
     let cpus_max = kvm.as_ref().ok().map(kvm_ioctls::Kvm::get_max_vcpus);
     Report { version: 1, kvm: kvm.is_ok(), cpus_max, tees: vec![plain, snp, tdx], secure_processor }
 }

@@ -20,6 +20,7 @@ use crate::memory;
 use crate::outcome::Outcome;
 use crate::pci::{Bus, Function, HostBridge};
 use crate::signals::{self, StopSignals};
+use crate::tdx::{QuoteBroker, TdxExits};
 use crate::vcpu::{Handler, VcpuThreads};
 use crate::virtio::block::Block;
 use crate::virtio::console::Console;
@@ -99,12 +100,14 @@ fn run(mut config: VmConfig) -> Result<Outcome, RunError> {
     let virtio = plug(devices, &guest, &msi).map_err(host("virtio"))?;
     let host_bridge: Arc<dyn Function> = Arc::new(HostBridge::default());
     let functions = virtio.iter().map(|function| function.clone() as Arc<dyn Function>);
+    let quotes = QuoteBroker::new(config.quote_service.clone(), guest.memory.clone(), msi.clone());
     let bus = Bus::new([host_bridge].into_iter().chain(functions).collect());
     let machine = Arc::new(Machine::new(serial, fw_cfg, ioapic, bus));
     let handler = Arc::new(Handler {
         machine,
         attack: Attack::prepare(config.hostile, guest.converter.as_ref()),
         converter: guest.converter.clone(),
+        tdx: (config.tee == Tee::Tdx).then(|| TdxExits::new(quotes)),
         log: GuestLog::new("guest"),
     });
     let vcpus = VcpuThreads::start(guest.vcpus, &handler).map_err(host("vCPU threads"))?;

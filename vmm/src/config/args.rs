@@ -14,14 +14,14 @@ use crate::hostile::Hostile;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tee {
-    /// SEV-SNP where the host can, else a plain guest; says which.
+    /// SEV-SNP or TDX where the host can, else a plain guest; says which.
     #[default]
     Auto,
     /// No confidentiality.
     None,
     /// AMD SEV-SNP.
     Snp,
-    /// Intel TDX; not supported yet.
+    /// Intel TDX.
     Tdx,
 }
 
@@ -82,6 +82,21 @@ pub struct RunArgs {
     /// HOST_DATA of the attestation report, 64 hexadecimal digits
     #[arg(long, value_name = "HEX")]
     pub host_data: Option<String>,
+    /// TD attributes [default: 0x10000000, SEPT_VE_DISABLE]
+    #[arg(long, value_name = "NUMBER")]
+    pub tdx_attributes: Option<Number>,
+    /// MRCONFIGID of a TD, 96 hexadecimal digits
+    #[arg(long, value_name = "HEX")]
+    pub tdx_mrconfigid: Option<String>,
+    /// MROWNER of a TD, 96 hexadecimal digits
+    #[arg(long, value_name = "HEX")]
+    pub tdx_mrowner: Option<String>,
+    /// MROWNERCONFIG of a TD, 96 hexadecimal digits
+    #[arg(long, value_name = "HEX")]
+    pub tdx_mrownerconfig: Option<String>,
+    /// Where a TD's quotes come from: unix:PATH or vsock:CID:PORT of a quote generation service
+    #[arg(long, value_name = "ADDRESS")]
+    pub quote_service: Option<QuoteService>,
     /// Write the launch transcript (JSON) here
     #[arg(long, value_name = "FILE")]
     pub transcript: Option<PathBuf>,
@@ -128,6 +143,11 @@ impl RunArgs {
             id_block: self.id_block.or(file.id_block),
             id_auth: self.id_auth.or(file.id_auth),
             host_data: self.host_data.or(file.host_data),
+            tdx_attributes: self.tdx_attributes.or(file.tdx_attributes),
+            tdx_mrconfigid: self.tdx_mrconfigid.or(file.tdx_mrconfigid),
+            tdx_mrowner: self.tdx_mrowner.or(file.tdx_mrowner),
+            tdx_mrownerconfig: self.tdx_mrownerconfig.or(file.tdx_mrownerconfig),
+            quote_service: self.quote_service.or(file.quote_service),
             transcript: self.transcript.or(file.transcript),
             dump_shared: self.dump_shared.or(file.dump_shared),
             hostile: self.hostile,
@@ -191,6 +211,43 @@ impl FromStr for Backend {
 }
 
 impl<'de> Deserialize<'de> for Backend {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where a quote generation service listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QuoteService {
+    /// On a unix socket.
+    Unix(PathBuf),
+    /// On a vsock port of this host or another.
+    Vsock {
+        /// Context identifier; 2 is the host.
+        cid: u32,
+        /// Port; Intel's service has 4050.
+        port: u32,
+    },
+}
+
+impl FromStr for QuoteService {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unusable = || format!("{text:?} is neither unix:PATH nor vsock:CID:PORT");
+        match text.split_once(':').ok_or_else(unusable)? {
+            ("unix", path) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            ("vsock", address) => {
+                let (cid, port) = address.split_once(':').ok_or_else(unusable)?;
+                let number = |text: &str| text.parse().map_err(|_| unusable());
+                Ok(Self::Vsock { cid: number(cid)?, port: number(port)? })
+            }
+            _ => Err(unusable()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for QuoteService {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
@@ -261,6 +318,15 @@ mod tests {
         assert_eq!("cid=3,socket=s".parse(), Ok(VsockArgs { cid: 3, socket: "s".into() }));
         for text in ["cid=3", "socket=s", "cid=x,socket=s", "cid=4294967296,socket=s"] {
             assert!(text.parse::<VsockArgs>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn quote_services_are_unix_or_vsock_addresses() {
+        assert_eq!("unix:/run/qgs".parse(), Ok(QuoteService::Unix("/run/qgs".into())));
+        assert_eq!("vsock:2:4050".parse(), Ok(QuoteService::Vsock { cid: 2, port: 4050 }));
+        for text in ["", "unix:", "/run/qgs", "vsock:2", "vsock:2:x", "vsock::4050", "tcp:1:2"] {
+            assert!(text.parse::<QuoteService>().is_err(), "{text}");
         }
     }
 

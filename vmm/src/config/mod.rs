@@ -7,7 +7,7 @@ mod args;
 mod images;
 mod units;
 
-pub use args::{Backend, DiskArgs, RunArgs, Tee, VsockArgs};
+pub use args::{Backend, DiskArgs, QuoteService, RunArgs, Tee, VsockArgs};
 pub use images::Kernel;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +27,10 @@ const CMDLINE_MAX: usize = 2048;
 /// The default guest policy: bit 17 must be one, bit 16 allows SMT.
 const DEFAULT_SNP_POLICY: u64 = 0x3_0000;
 const SNP_POLICY_DEBUG: u64 = 1 << 19;
+/// ATTRIBUTES of a TD (TDX module ABI specification, "ATTRIBUTES"): accesses to pages that the TD has not accepted end it
+/// instead of raising #VE. Linux refuses to run without.
+const TD_SEPT_VE_DISABLE: u64 = 1 << 28;
+const TD_DEBUG: u64 = 1 << 0;
 
 /// Why the input is unusable. Each is one line that says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +72,10 @@ pub enum ConfigError {
     PolicyDebug(u64),
     #[error("--snp-policy {0:#x}: bit 17 is reserved and must be one")]
     PolicyReserved(u64),
+    #[error("--tdx-attributes {0:#x} allows the host to debug the TD; add --allow-debug if that is meant")]
+    AttributesDebug(u64),
     #[error("--{what}: {reason}")]
-    SnpInput { what: &'static str, reason: String },
+    Input { what: &'static str, reason: String },
 }
 
 /// A disk as the guest will see it.
@@ -110,6 +116,10 @@ pub struct VmConfig {
     pub id_block: Option<IdBlock>,
     /// HOST_DATA of the attestation report.
     pub host_data: [u8; 32],
+    /// What a TD is for its whole life.
+    pub td: TdIdentity,
+    /// Where a TD's quotes come from; without one the guest learns that there is no service.
+    pub quote_service: Option<QuoteService>,
     /// Where the launch transcript goes.
     pub transcript: Option<PathBuf>,
     /// Where the host's view of guest memory goes at the end.
@@ -129,6 +139,19 @@ pub struct IdBlock {
     pub author_key: bool,
 }
 
+/// The part of KVM_TDX_INIT_VM that an operator chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TdIdentity {
+    /// ATTRIBUTES.
+    pub attributes: u64,
+    /// MRCONFIGID: what the owner says about the TD's configuration.
+    pub mrconfigid: [u8; 48],
+    /// MROWNER.
+    pub mrowner: [u8; 48],
+    /// MROWNERCONFIG.
+    pub mrownerconfig: [u8; 48],
+}
+
 impl VmConfig {
     /// Merges `args` with the file that they name, reads the inputs and checks all of it.
     pub fn load(args: RunArgs) -> Result<Self, ConfigError> {
@@ -143,6 +166,7 @@ impl VmConfig {
         }
         let snp_policy = args.snp_policy.map_or(DEFAULT_SNP_POLICY, |policy| policy.0);
         check_policy(snp_policy, args.allow_debug)?;
+        let td = td_identity(&args)?;
         let firmware = read_firmware(args.firmware.as_deref())?;
         let kernel = read_kernel(&args)?;
         let disks = args.disk.iter().enumerate().map(check_disk).collect::<Result<_, _>>()?;
@@ -158,7 +182,9 @@ impl VmConfig {
             console: args.console.unwrap_or_default(),
             snp_policy,
             id_block: read_id_block(args.id_block.as_deref(), args.id_auth.as_deref())?,
-            host_data: args.host_data.as_deref().map_or(Ok([0; 32]), parse_host_data)?,
+            host_data: fixed_hex("host-data", args.host_data.as_deref())?,
+            td,
+            quote_service: args.quote_service,
             transcript: args.transcript,
             dump_shared: args.dump_shared,
             hostile: args.hostile,
@@ -257,16 +283,16 @@ fn read_id_block(block: Option<&Path>, auth: Option<&Path>) -> Result<Option<IdB
         (None, None) => return Ok(None),
         (Some(block), Some(auth)) => (read("id block", block)?, read("id auth", auth)?),
         (Some(_), None) => {
-            return Err(ConfigError::SnpInput { what: "id-block", reason: "needs --id-auth too".into() });
+            return Err(ConfigError::Input { what: "id-block", reason: "needs --id-auth too".into() });
         }
         (None, Some(_)) => {
-            return Err(ConfigError::SnpInput { what: "id-auth", reason: "needs --id-block too".into() });
+            return Err(ConfigError::Input { what: "id-auth", reason: "needs --id-block too".into() });
         }
     };
     for (what, bytes, len) in [("id-block", &block, 96), ("id-auth", &auth, 4096)] {
         if bytes.len() != len {
             let reason = format!("the file has {} bytes instead of {len}", bytes.len());
-            return Err(ConfigError::SnpInput { what, reason });
+            return Err(ConfigError::Input { what, reason });
         }
     }
     // ID authentication: author key at 0x880 (SEV-SNP firmware ABI 56860, "ID Authentication Information Structure").
@@ -274,11 +300,24 @@ fn read_id_block(block: Option<&Path>, auth: Option<&Path>) -> Result<Option<IdB
     Ok(Some(IdBlock { block, auth, author_key }))
 }
 
-fn parse_host_data(hex: &str) -> Result<[u8; 32], ConfigError> {
-    units::parse_hex(hex).and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| ConfigError::SnpInput {
-        what: "host-data",
-        reason: "takes 64 hexadecimal digits".into(),
+fn td_identity(args: &RunArgs) -> Result<TdIdentity, ConfigError> {
+    let attributes = args.tdx_attributes.map_or(TD_SEPT_VE_DISABLE, |attributes| attributes.0);
+    if attributes & TD_DEBUG != 0 && !args.allow_debug {
+        return Err(ConfigError::AttributesDebug(attributes));
+    }
+    Ok(TdIdentity {
+        attributes,
+        mrconfigid: fixed_hex("tdx-mrconfigid", args.tdx_mrconfigid.as_deref())?,
+        mrowner: fixed_hex("tdx-mrowner", args.tdx_mrowner.as_deref())?,
+        mrownerconfig: fixed_hex("tdx-mrownerconfig", args.tdx_mrownerconfig.as_deref())?,
     })
+}
+
+/// Exactly `N` bytes in hexadecimal; zeros where nothing is given.
+fn fixed_hex<const N: usize>(what: &'static str, hex: Option<&str>) -> Result<[u8; N], ConfigError> {
+    let Some(hex) = hex else { return Ok([0; N]) };
+    let bytes = units::parse_hex(hex).and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| ConfigError::Input { what, reason: format!("takes {} hexadecimal digits", 2 * N) })
 }
 
 #[cfg(test)]

@@ -65,10 +65,12 @@ fn a_busy_vsock_path_and_reserved_cids_are_refused() {
 
 #[test]
 fn host_data_and_id_blocks_have_exact_sizes() {
-    assert_eq!(parse_host_data(&"ab".repeat(32)).unwrap(), [0xab; 32]);
+    let host_data = |text: &str| fixed_hex::<32>("host-data", Some(text));
+    assert_eq!(host_data(&"ab".repeat(32)).unwrap(), [0xab; 32]);
     for text in ["", "ab", &"ab".repeat(33), &"xy".repeat(32)] {
-        assert!(parse_host_data(text).is_err());
+        assert!(host_data(text).is_err());
     }
+    assert_eq!(fixed_hex::<48>("tdx-mrowner", None).unwrap(), [0; 48]);
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, len: usize| {
         std::fs::write(dir.path().join(name), vec![0; len]).unwrap();
@@ -80,4 +82,17 @@ fn host_data_and_id_blocks_have_exact_sizes() {
     for (block, auth) in [(Some(&block), None), (None, Some(&auth)), (Some(&short), Some(&auth))] {
         assert!(read_id_block(block.map(PathBuf::as_path), auth.map(PathBuf::as_path)).is_err());
     }
+}
+
+#[test]
+fn a_td_that_its_host_may_debug_must_be_asked_for_twice() {
+    let args = |allow_debug| RunArgs {
+        tdx_attributes: Some("0x10000001".parse().unwrap()),
+        allow_debug,
+        ..RunArgs::default()
+    };
+    let line = td_identity(&args(false)).unwrap_err().to_string();
+    assert!(line.contains("--allow-debug"), "{line}");
+    assert_eq!(td_identity(&args(true)).unwrap().attributes, 0x1000_0001);
+    assert_eq!(td_identity(&RunArgs::default()).unwrap().attributes, TD_SEPT_VE_DISABLE);
 }

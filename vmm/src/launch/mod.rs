@@ -1,7 +1,7 @@
 //! From nothing to a guest that is about to execute its first instruction.
 //!
-//! Both kinds of guest boot the same ROM from the reset vector. A plain guest is done once its memory holds the
-//! ROM; a confidential one goes through the typestate of [`snp`].
+//! All kinds of guest boot the same ROM from the reset vector. A plain guest is done once its memory holds the
+//! ROM; a confidential one goes through the typestate of [`snp`] or [`tdx`].
 
 mod cpuid;
 mod cpuid_page;
@@ -9,21 +9,25 @@ mod plain;
 mod reset;
 pub mod sev;
 pub mod snp;
+pub mod tdx;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cloister_attestation::measure::snp::{PlanError, RomError};
+use cloister_attestation::measure::tdx::{PlanError as TdxPlanError, TdvfError};
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
     KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use serde::Serialize;
 
 use crate::config::{Tee, VmConfig};
 use crate::devices::ioapic;
 use crate::memory::{Converter, DeviceMemory, MemoryError, PrivateSlot, Ram};
 use sev::SevError;
+use tdx::TdxError;
 
 /// Memory slots of RAM are numbered from 1; the ROM is slot 0.
 const ROM_SLOT: u32 = 0;
@@ -45,8 +49,6 @@ pub enum LaunchError {
     Kvm { call: &'static str, source: kvm_ioctls::Error },
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    #[error("this version of cloister launches no TDX guests")]
-    NoTdx,
     #[error("/dev/sev: {0}; SEV-SNP needs the secure processor's driver (ccp)")]
     NoSev(std::io::Error),
     #[error("firmware: {0}")]
@@ -57,7 +59,17 @@ pub enum LaunchError {
     Sev(#[from] SevError),
     #[error("guest memory {gpa:#x}, page type {type_}: {source}")]
     Update { gpa: u64, type_: u8, source: SevError },
-    #[error("SNP_LAUNCH_UPDATE of guest memory {gpa:#x} ended somewhere else")]
+    #[error("firmware: {0}")]
+    Tdvf(#[from] TdvfError),
+    #[error(transparent)]
+    TdxPlan(#[from] TdxPlanError),
+    #[error(transparent)]
+    Tdx(#[from] TdxError),
+    #[error("guest memory {gpa:#x}: {source}")]
+    AddPage { gpa: u64, source: TdxError },
+    #[error("--tdx-attributes: this host's TDX module does not support {unsupported:#x}")]
+    TdAttributes { unsupported: u64 },
+    #[error("the launch of guest memory {gpa:#x} ended somewhere else")]
     NoProgress { gpa: u64 },
     #[error("the firmware wants {len:#x} bytes at {gpa:#x} measured, where the guest has no memory")]
     PlanOutsideRam { gpa: u64, len: u64 },
@@ -115,6 +127,36 @@ pub const REQUIRED: &[(Cap, &str)] = &[
     (Cap::ExtCpuid, "CPUID control (KVM_CAP_EXT_CPUID)"),
 ];
 
+/// A capability, the bits of it that are needed, and words for an operator.
+type Requirement = (u32, u64, &'static str);
+
+/// KVM_HC_MAP_GPA_RANGE, as a bit of KVM_CAP_EXIT_HYPERCALL.
+const EXIT_MAP_GPA_RANGE: u64 = 1 << 12;
+
+/// The first of `requirements` that KVM does not meet.
+fn missing_of(kvm: &Kvm, requirements: &[Requirement]) -> Option<&'static str> {
+    let lacks = |capability: u32, bits: u64| {
+        let value = kvm.check_extension_raw(u64::from(capability));
+        u64::try_from(value).unwrap_or(0) & bits == 0
+    };
+    requirements.iter().find(|(capability, bits, _)| lacks(*capability, *bits)).map(|(_, _, words)| *words)
+}
+
+fn write_json(path: &Path, transcript: &impl Serialize) -> Result<(), LaunchError> {
+    let json = serde_json::to_string_pretty(transcript).map_err(std::io::Error::other);
+    let written = json.and_then(|json| std::fs::write(path, json + "\n"));
+    written.map_err(|source| LaunchError::Transcript { path: path.to_owned(), source })
+}
+
+/// Drops the shared side of pages that the guest was just given: it held their plaintext.
+fn discard(host: *mut u8, len: usize) -> Result<(), LaunchError> {
+    // SAFETY: the range is part of a private anonymous mapping to which no Rust reference exists.
+    match unsafe { libc::madvise(host.cast(), len, libc::MADV_DONTNEED) } {
+        0 => Ok(()),
+        _ => Err(MemoryError::Map { reason: format!("madvise: {}", std::io::Error::last_os_error()) }.into()),
+    }
+}
+
 /// Launches the guest that `config` describes.
 pub fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError> {
     for (capability, words) in REQUIRED {
@@ -128,18 +170,18 @@ pub fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError> {
         // Whoever left it open has chosen before; see [`choose`].
         Tee::None | Tee::Auto => plain::launch(kvm, config),
         Tee::Snp => snp::launch(kvm, config),
-        Tee::Tdx => Err(LaunchError::NoTdx),
+        Tee::Tdx => tdx::launch(kvm, config),
     }
 }
 
 /// What `--tee auto` means on this host, and why.
 pub fn choose(kvm: &Kvm) -> (Tee, String) {
-    match snp::missing(kvm)
-        .map(str::to_owned)
-        .or_else(|| snp::open_sev().err().map(|error| error.to_string()))
-    {
-        None => (Tee::Snp, "this host can launch SEV-SNP guests".to_owned()),
-        Some(missing) => (Tee::None, format!("NOT confidential: this host lacks {missing}")),
+    let snp =
+        snp::missing(kvm).map(str::to_owned).or_else(|| snp::open_sev().err().map(|error| error.to_string()));
+    match (snp, tdx::missing(kvm)) {
+        (None, _) => (Tee::Snp, "this host can launch SEV-SNP guests".to_owned()),
+        (_, None) => (Tee::Tdx, "this host can launch TDX guests".to_owned()),
+        (Some(snp), Some(tdx)) => (Tee::None, format!("NOT confidential: this host lacks {snp}, and {tdx}")),
     }
 }
 

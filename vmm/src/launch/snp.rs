@@ -4,7 +4,6 @@
 //! [`LaunchPlan`]'s page commands and nothing else, in their order.
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 use cloister_attestation::measure::snp::{
@@ -24,22 +23,22 @@ use zerocopy::IntoBytes;
 
 use super::cpuid_page::CpuidPage;
 use super::sev::{self, SevError};
-use super::{Call, Guest, LaunchError, RAM_SLOT, ROM_SLOT, cpuid, create_vm, reset};
+use super::{
+    Call, EXIT_MAP_GPA_RANGE, Guest, LaunchError, RAM_SLOT, ROM_SLOT, Requirement, cpuid, create_vm, discard,
+    missing_of, reset, write_json,
+};
 use crate::config::{IdBlock, VmConfig};
 use crate::hostile::Hostile;
 use crate::layout::PAGE_SIZE;
 use crate::memory::{
-    Converter, DeviceMemory, MemoryError, PrivateSlot, Ram, SharedPages, add_private_slots, map_ram,
-    ram_ranges,
+    Converter, DeviceMemory, PrivateSlot, Ram, SharedPages, add_private_slots, map_ram, ram_ranges,
 };
 
 /// SEV_FEATURES of the VMSAs that KVM makes without further ones: SNP itself.
 const SEV_FEATURES: u64 = 1;
-/// KVM_HC_MAP_GPA_RANGE, as a bit of KVM_CAP_EXIT_HYPERCALL.
-const EXIT_MAP_GPA_RANGE: u64 = 1 << 12;
 
 /// What an SNP guest needs of KVM beside [`super::REQUIRED`], in words for an operator.
-pub const REQUIRED: &[(u32, u64, &str)] = &[
+pub const REQUIRED: &[Requirement] = &[
     (
         KVM_CAP_VM_TYPES,
         1 << KVM_X86_SNP_VM,
@@ -51,11 +50,7 @@ pub const REQUIRED: &[(u32, u64, &str)] = &[
 
 /// The first thing that this host lacks for SNP guests.
 pub fn missing(kvm: &Kvm) -> Option<&'static str> {
-    let lacks = |capability: u32, bits: u64| {
-        let value = kvm.check_extension_raw(u64::from(capability));
-        u64::try_from(value).unwrap_or(0) & bits == 0
-    };
-    REQUIRED.iter().find(|(capability, bits, _)| lacks(*capability, *bits)).map(|(_, _, words)| *words)
+    missing_of(kvm, REQUIRED)
 }
 
 /// Opens the secure processor's device.
@@ -79,17 +74,11 @@ pub(super) fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError>
     let plan = LaunchPlan::new(&inputs)?;
     if let Some(path) = &config.transcript {
         // Before the launch: where the secure processor refuses, this says what it was given.
-        write_transcript(path, &LaunchTranscript::new(&inputs, &plan, Some(config.snp_policy)))?;
+        write_json(path, &LaunchTranscript::new(&inputs, &plan, Some(config.snp_policy)))?;
     }
     let launch = launch.start(config.snp_policy)?;
     let launch = launch.measure(&plan, config.hostile)?;
     launch.finish(config.id_block.as_ref(), &config.host_data)
-}
-
-fn write_transcript(path: &Path, transcript: &LaunchTranscript) -> Result<(), LaunchError> {
-    let json = serde_json::to_string_pretty(transcript).map_err(std::io::Error::other);
-    let written = json.and_then(|json| std::fs::write(path, json + "\n"));
-    written.map_err(|source| LaunchError::Transcript { path: path.to_owned(), source })
 }
 
 /// There is a VM with memory and vCPUs, nothing of it is encrypted.
@@ -275,15 +264,6 @@ impl Launch<Started> {
 
 fn is_correction(result: &Result<(), LaunchError>) -> bool {
     matches!(result, Err(LaunchError::Update { source, .. }) if source.firmware == sev::INVALID_PARAM)
-}
-
-/// Drops the shared side of pages that were just encrypted: it held their plaintext.
-fn discard(host: *mut u8, len: usize) -> Result<(), LaunchError> {
-    // SAFETY: the range is part of a private anonymous mapping to which no Rust reference exists.
-    match unsafe { libc::madvise(host.cast(), len, libc::MADV_DONTNEED) } {
-        0 => Ok(()),
-        _ => Err(MemoryError::Map { reason: format!("madvise: {}", std::io::Error::last_os_error()) }.into()),
-    }
 }
 
 impl Launch<Measured> {

@@ -41,6 +41,12 @@ impl DeviceMemory {
         &self.ram
     }
 
+    /// Whether a device may touch all of a range.
+    pub fn is_shared(&self, gpa: u64, len: u64) -> bool {
+        usize::try_from(len)
+            .is_ok_and(|len| GuestMemory::check_range(self, GuestAddress(gpa), len, Permissions::Write))
+    }
+
     /// Whether anything is hidden.
     pub fn is_confidential(&self) -> bool {
         self.shared.is_some()

@@ -13,6 +13,7 @@ use crate::hostile::Attack;
 use crate::layout::PCI_WINDOW;
 use crate::memory::Converter;
 use crate::outcome::Outcome;
+use crate::tdx::{EXIT_TDX, SYSTEM_EVENT_TDX_FATAL, TdxExits, fatal};
 
 /// KVM_HC_MAP_GPA_RANGE (Linux `uapi/linux/kvm_para.h`).
 const HC_MAP_GPA_RANGE: u64 = 12;
@@ -25,6 +26,8 @@ pub enum Handled {
     End(Outcome),
     /// KVM has more to say in `kvm_run`.
     InternalError,
+    /// KVM_EXIT_TDX, whose words are in `kvm_run`.
+    Tdx,
 }
 
 /// Serves the exits of all vCPUs.
@@ -33,6 +36,8 @@ pub struct Handler {
     pub machine: Arc<Machine>,
     /// Private and shared memory, of a confidential guest.
     pub converter: Option<Arc<Converter>>,
+    /// What a TD asks of user space.
+    pub tdx: Option<TdxExits>,
     /// For refusals that a guest can cause at will.
     pub log: GuestLog,
     /// In tests of the defence, a host that attacks.
@@ -64,6 +69,7 @@ impl Handler {
             VcpuExit::Shutdown => return Handled::End(Outcome::TripleFault),
             VcpuExit::SystemEvent(kind, data) => return Handled::End(system_event(kind, data)),
             VcpuExit::InternalError => return Handled::InternalError,
+            VcpuExit::Unsupported(EXIT_TDX) if self.tdx.is_some() => return Handled::Tdx,
             VcpuExit::FailEntry(reason, cpu) => {
                 let why = format!("KVM cannot enter the guest on CPU {cpu}: hardware reason {reason:#x}");
                 return Handled::End(Outcome::Failed(why));
@@ -120,6 +126,7 @@ fn system_event(kind: u32, data: &[u64]) -> Outcome {
         KVM_SYSTEM_EVENT_SHUTDOWN => Outcome::PoweredOff { code: 0 },
         KVM_SYSTEM_EVENT_RESET => Outcome::Reset,
         KVM_SYSTEM_EVENT_CRASH => Outcome::Failed("it reported a crash".into()),
+        SYSTEM_EVENT_TDX_FATAL => fatal(data),
         KVM_SYSTEM_EVENT_SEV_TERM => {
             Outcome::from_ghcb_termination(data.first().copied().unwrap_or_default())
         }
@@ -141,6 +148,7 @@ mod tests {
         ] {
             assert_eq!(system_event(kind, data), outcome);
         }
+        assert!(matches!(system_event(7, &[0; 16]), Outcome::Failed(_)));
         assert!(matches!(system_event(77, &[1]), Outcome::Failed(_)));
     }
 }

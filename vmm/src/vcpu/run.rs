@@ -48,7 +48,7 @@ impl VcpuThreads {
             all.kicks.push(kick.clone());
             let body = move || {
                 let registration = kick.register(&mut vcpu);
-                let outcome = run(&mut vcpu, &shared, &handler);
+                let outcome = run(&mut vcpu, index as u32, &shared, &handler);
                 drop(registration);
                 if let Some(outcome) = outcome {
                     shared.end(outcome);
@@ -83,7 +83,7 @@ impl VcpuThreads {
 }
 
 /// Runs one vCPU until the guest ends, here or elsewhere.
-fn run(vcpu: &mut VcpuFd, shared: &Shared, handler: &Handler) -> Option<Outcome> {
+fn run(vcpu: &mut VcpuFd, apic_id: u32, shared: &Shared, handler: &Handler) -> Option<Outcome> {
     while !shared.stop.load(Ordering::Acquire) {
         let handled = match vcpu.run() {
             Ok(exit) => handler.handle(exit),
@@ -94,9 +94,28 @@ fn run(vcpu: &mut VcpuFd, shared: &Shared, handler: &Handler) -> Option<Outcome>
             Handled::Resume => {}
             Handled::End(outcome) => return Some(outcome),
             Handled::InternalError => return Some(internal_error(vcpu)),
+            Handled::Tdx => tdx_exit(vcpu, apic_id, handler),
         }
     }
     None
+}
+
+/// KVM_EXIT_TDX: words of the exit's union, which the handler answers in place.
+fn tdx_exit(vcpu: &mut VcpuFd, apic_id: u32, handler: &Handler) {
+    let run = vcpu.get_kvm_run();
+    // SAFETY: the union is as wide as its padding, 256 bytes, and all of its members are made of integers.
+    let bytes: &mut [u8; 256] = unsafe { &mut *(&raw mut run.__bindgen_anon_1.padding).cast() };
+    let (words, _) = bytes.as_chunks_mut::<8>();
+    let mut tdx = [0; 8];
+    for (to, from) in tdx.iter_mut().zip(&*words) {
+        *to = u64::from_le_bytes(*from);
+    }
+    if let Some(exits) = &handler.tdx {
+        exits.handle(&mut tdx, apic_id);
+    }
+    for (to, from) in words.iter_mut().zip(tdx) {
+        *to = from.to_le_bytes();
+    }
 }
 
 /// Says what KVM could not do, and where the guest was (unless its registers are its own).

@@ -11,6 +11,8 @@ mod plan;
 #[cfg(feature = "std")]
 mod reference;
 mod tdvf;
+#[cfg(feature = "std")]
+mod transcript;
 
 pub use events::{Event, MemoryRange, Rtmrs, platform_description};
 pub use mrtd::{CHUNK_BYTES, Mrtd, MrtdBuilder, PageOrder};
@@ -18,6 +20,8 @@ pub use plan::{LaunchPlan, MeasuredRange, PageCommand, PlanError};
 #[cfg(feature = "std")]
 pub use reference::{ReferenceInputs, ReferenceValue, RtmrInputs};
 pub use tdvf::{Section, SectionKind, Tdvf, TdvfError};
+#[cfg(feature = "std")]
+pub use transcript::{LaunchTranscript, TranscriptRange};
 
 #[cfg(test)]
 mod witness;

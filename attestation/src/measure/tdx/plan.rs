@@ -23,7 +23,7 @@ pub struct PageCommand<'a> {
 }
 
 impl PageCommand<'_> {
-    fn measured_bytes(&self) -> Option<&[u8]> {
+    pub(super) fn measured_bytes(&self) -> Option<&[u8]> {
         match &self.contents {
             Contents::Bytes(bytes) if self.measured => Some(bytes),
             Contents::Zeros if self.measured => Some(&[]),
