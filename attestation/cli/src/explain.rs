@@ -119,8 +119,11 @@ fn print_for_people(explanation: &Explanation) -> anyhow::Result<()> {
         }
     }
     for finding in &explanation.findings {
-        let place = finding.range.as_ref().map(|range| format!(" range {}", range.index)).unwrap_or_default();
-        text.push_str(&format!("  {:?}{place}: {}\n", finding.subject, finding.message));
+        let place = match &finding.range {
+            Some(range) => format!("range {} at {}", range.index, range.gpa),
+            None => format!("{:?}", finding.subject).to_lowercase(),
+        };
+        text.push_str(&format!("  {place}: {}\n", finding.message));
     }
     for variation in &explanation.would_match {
         text.push_str(&format!("  the measurement is that of {variation}\n"));
