@@ -92,7 +92,7 @@ impl Window {
     }
 }
 
-/// The certificates in `pem`, leaf first. A root among them that nobody trusts is somebody's forgery.
+/// The certificates in `pem`, leaf first, each followed by its issuer.
 pub(super) fn read(
     role: &str,
     pem: &[u8],
@@ -109,11 +109,25 @@ pub(super) fn read(
     }
     let chain: Result<Vec<_>, _> = ders.iter().map(|der| Certificate::from_der(der)).collect();
     let chain = reasons.note(Code::CertificateMalformed, chain.map_err(|error| malformed(&error)))?;
-    for root in chain.iter().filter(|c| c.names_issuer(c) && !roots.roots().contains(c)) {
-        let message = format!("{role} brings its own {}, which is not trusted", root.common_name());
+    check_order(role, &chain, roots, reasons);
+    Some(chain)
+}
+
+/// Every certificate has a purpose: it issued the one before it. A root that nobody trusts is somebody's forgery.
+fn check_order(role: &str, chain: &[Certificate], roots: &TrustRoots, reasons: &mut Reasons) {
+    for (subject, issuer) in chain.iter().zip(chain.iter().skip(1)) {
+        if !subject.names_issuer(issuer) {
+            let (subject, issuer) = (subject.common_name(), issuer.common_name());
+            let message = format!("{role}: {subject} is followed by {issuer}, who is not its issuer");
+            reasons.push(Code::IntermediateMissing, message);
+        }
+    }
+    let Some((last, [_, ..])) = chain.split_last() else { return };
+    let of_root = !last.names_issuer(last) && roots.roots().iter().any(|root| last.names_issuer(root));
+    if !of_root && !roots.roots().contains(last) {
+        let message = format!("{role} ends in {}, which is not trusted", last.common_name());
         reasons.push(Code::RootUntrusted, message);
     }
-    Some(chain)
 }
 
 /// The trusted root that issued `certificate`.
