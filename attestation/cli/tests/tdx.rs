@@ -57,7 +57,8 @@ const VERDICTS: [&[&str]; 12] = [
 #[test]
 fn every_row_of_the_vectors_gives_its_verdict() {
     let Some(folder) = vectors() else { return };
-    let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
     let cases = expected["cases"].as_array().unwrap();
     assert_eq!(cases.len(), VERDICTS.len());
     for (case, reasons) in cases.iter().zip(VERDICTS) {
@@ -72,9 +73,10 @@ fn every_row_of_the_vectors_gives_its_verdict() {
         let found = format!(
             "OK {} {}",
             claims["tcb"]["status"].as_str().unwrap_or_default(),
-            claims["tcb"]["advisories"].as_array().map(|list| {
-                list.iter().map(|id| id.as_str().unwrap()).collect::<Vec<_>>().join(",")
-            }).unwrap_or_default()
+            claims["tcb"]["advisories"]
+                .as_array()
+                .map(|list| { list.iter().map(|id| id.as_str().unwrap()).collect::<Vec<_>>().join(",") })
+                .unwrap_or_default()
         );
         match text("dcap_qvl_0_7_0") {
             other if other.starts_with("OK") => assert_eq!(found, other, "{name}"),
@@ -90,8 +92,11 @@ fn every_row_of_the_vectors_gives_its_verdict() {
 #[test]
 fn quotes_hold_for_the_time_of_their_collateral_only() {
     let Some(folder) = vectors() else { return };
-    let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
-    for (case, _) in expected["cases"].as_array().unwrap().iter().zip(VERDICTS).filter(|(_, codes)| codes.is_empty()) {
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    for (case, _) in
+        expected["cases"].as_array().unwrap().iter().zip(VERDICTS).filter(|(_, codes)| codes.is_empty())
+    {
         let text = |key: &str| case[key].as_str().unwrap();
         let at = |time: &str| verify(&folder, text("quote"), text("collateral"), time, &[]);
         let limit = |key: &str| match text(key) {
@@ -102,7 +107,10 @@ fn quotes_hold_for_the_time_of_their_collateral_only() {
         assert_eq!(at(text("not_before")).0, 0, "{name}");
         let (code, verdict) = at("2027-11-21T07:00:00Z");
         assert_eq!(code, 1, "{name}");
-        assert!(codes(&verdict).contains(&"crl-expired") && codes(&verdict).contains(&"collateral-expired"), "{name}");
+        assert!(
+            codes(&verdict).contains(&"crl-expired") && codes(&verdict).contains(&"collateral-expired"),
+            "{name}"
+        );
         let (code, verdict) = at("2023-01-01T00:00:00Z");
         assert_eq!(code, 1, "{name}");
         let early = format!("{}-not-yet-valid", limit("not_before_limited_by"));
@@ -156,7 +164,8 @@ fn a_policy_decides_what_is_acceptable() {
         "advisory.toml",
         "[tcb]\naccepted = [\"TDRelaunchAdvised\"]\nrefused_advisories = [\"INTEL-SA-01036\"]\n",
     );
-    let number = policy("number.toml", "[tcb]\naccepted = [\"TDRelaunchAdvised\"]\nmin_evaluation_number = 19\n");
+    let number =
+        policy("number.toml", "[tcb]\naccepted = [\"TDRelaunchAdvised\"]\nmin_evaluation_number = 19\n");
     let debug = policy("debug.toml", "[td_attributes]\ndebug = \"allowed\"\n");
     let any = policy("padding.toml", "quote_padding = \"none\"\n");
     let (update, later) = ("v5-tdpreserve-update.quote.bin", "collateral/90c06f000000-2026-03.json");
