@@ -3,7 +3,7 @@
 
 mod tdx_pki;
 
-use cloister_attestation::tdx::{Collateral, Evidence, PckCa, TcbStatus, verify};
+use cloister_attestation::tdx::{Collateral, Evidence, PckCa, TcbStatus, authenticate, verify};
 use cloister_attestation::x509::UnixTime;
 use tdx_pki::cases::{ALL, Case, TDX_1_5, TDX_1_5_EX, VERSION_5};
 use tdx_pki::quote::{TEE_TCB_SVN, usual_events};
@@ -150,4 +150,26 @@ fn an_event_log_tells_what_was_measured_and_marks_what_was_not() {
     assert_eq!(log.kernel_command_line.as_deref(), Some("root=/dev/vda quiet"));
     let measured: Vec<_> = log.events.iter().map(|event| event.data_measured).collect();
     assert_eq!(measured, [true, true, true, true, false, true]);
+}
+
+#[test]
+fn a_known_platform_is_checked_no_less() {
+    let scenario = Scenario::new(5, 3);
+    let collateral = Collateral::new(&scenario.collateral(), &scenario.roots());
+    let first = scenario.quote_bytes();
+    let evidence = Evidence { quote: &first, event_log: None };
+    let platform = authenticate(&evidence, &collateral, scenario.time()).unwrap().verified_platform().clone();
+    // The same evidence with a known platform and without: the same answer, whatever is wrong.
+    for (group, cases) in ALL.iter().chain(&[("TDX 1.5", TDX_1_5)]) {
+        for (name, change, _) in *cases {
+            let mut s = Scenario::new(5, 3);
+            change(&mut s);
+            let (quote, collateral) = (s.quote_bytes(), Collateral::new(&s.collateral(), &s.roots()));
+            let evidence = Evidence { quote: &quote, event_log: s.event_log.as_deref() };
+            let unknown = authenticate(&evidence, &collateral, s.time()).map(|authentic| authentic.claims());
+            let known =
+                platform.authenticate(&evidence, &collateral, s.time()).map(|authentic| authentic.claims());
+            assert_eq!(known, unknown, "{group}, {name}");
+        }
+    }
 }

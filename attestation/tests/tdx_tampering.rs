@@ -70,6 +70,13 @@ fn right_evidence_is_accepted_before_anything_is_done_to_it() {
     assert!(document_accepted(&right.document));
 }
 
+/// Chains without the root at their end, which whoever trusts it has: a damaged BEGIN line hides a certificate.
+fn without_root(mut chain: Vec<String>) -> Vec<String> {
+    let root = hex::encode(right().scenario.root.der());
+    chain.pop_if(|last| *last == root);
+    chain
+}
+
 /// The same document to whoever reads it: PEM ignores white space and hexadecimal digits have two cases.
 fn means_the_same(document: &[u8]) -> bool {
     let read = |bytes: &[u8]| {
@@ -79,7 +86,7 @@ fn means_the_same(document: &[u8]) -> bool {
             *field = match name.as_str() {
                 "pck_crl_issuer_chain" | "tcb_info_issuer_chain" | "qe_identity_issuer_chain" => {
                     let blocks = cloister_attestation::x509::certificates(text.as_bytes()).ok()?;
-                    blocks.iter().map(hex::encode).collect::<Vec<_>>().into()
+                    without_root(blocks.iter().map(hex::encode).collect()).into()
                 }
                 "tcb_info" | "qe_identity" => text.into(),
                 _ => text.to_lowercase().into(),
@@ -101,10 +108,9 @@ proptest! {
         let at = at.index(quote.len());
         let chain = |bytes| Quote::parse(bytes).ok().and_then(|quote| {
             let ders = cloister_attestation::x509::certificates(quote.pck_chain()).ok()?;
-            Some(ders.iter().map(|der| der.to_vec()).collect::<Vec<_>>())
+            Some(without_root(ders.iter().map(hex::encode).collect()))
         });
-        // White space between PEM lines, and a root that is there already, mean nothing; reserved SVNs of the
-        // header and all else is signed.
+        // White space between PEM lines means nothing; all else is signed or a signature.
         let chain_begins = right.quote.len() - Quote::parse(&right.quote).unwrap().pck_chain().len();
         let harmless = at >= chain_begins && chain(&quote) == chain(&right.quote);
         prop_assert!(harmless || !accepted(&quote, &right.collateral, &right.log), "byte {at}");
@@ -125,7 +131,9 @@ proptest! {
         let mut document = right().document.clone();
         *at.get_mut(&mut document) = byte;
         let harmless = means_the_same(&document);
-        prop_assert!(harmless || !document_accepted(&document), "byte {}", at.index(document.len()));
+        let at = at.index(document.len());
+        let near = String::from_utf8_lossy(&document[at.saturating_sub(40)..document.len().min(at + 40)]);
+        prop_assert!(harmless || !document_accepted(&document), "byte {at}: {near}");
     }
 
     #[test]

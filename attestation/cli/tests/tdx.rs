@@ -267,3 +267,15 @@ fn unusable_input_is_told_from_refused_evidence() {
     assert_eq!(run(&["verify", "tdx", "--quote", &empty]).0, 2);
     assert_eq!(run(&["verify", "tdx", "--quote", "/nonexistent", "--collateral", &empty]).0, 2);
 }
+
+#[test]
+fn the_policy_in_the_book_is_one() {
+    let book = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/verification-tdx.md");
+    let book = std::fs::read_to_string(book).unwrap();
+    let (_, policy) = book.split_once("```toml\n").unwrap();
+    let (policy, _) = policy.split_once("```").unwrap();
+    let policy = policy.replace("<96 digits>", &"00".repeat(48)).replace("<32 digits>", &"00".repeat(16));
+    let temporary = tempfile::tempdir().unwrap();
+    let (empty, policy) = (write(temporary.path(), "empty", ""), write(temporary.path(), "policy.toml", policy));
+    assert_eq!(run(&["verify", "tdx", "--quote", &empty, "--collateral", &empty, "--policy", &policy]).0, 1);
+}

@@ -118,7 +118,7 @@ fn tcb(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
 }
 
 fn platform(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
-    let pck = &authentic.pck;
+    let pck = authentic.pck();
     listed(reasons, Code::Fmspc, "FMSPC", &pck.fmspc.0, policy.fmspc.as_deref());
     match (&pck.platform_instance_id, policy.platform_instance_id.as_deref()) {
         (Some(id), list) => {

@@ -1,6 +1,8 @@
 //! The first question: did a processor of Intel's make this quote, as far as its root can say?
 
+use alloc::borrow::ToOwned;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use sha2::{Digest, Sha256};
@@ -35,9 +37,7 @@ pub struct Authentic {
     pub(super) user_data: [u8; 20],
     pub(super) padding: Padding,
     pub(super) qe_report: EnclaveReport,
-    pub(super) pck: Pck,
-    pub(super) pck_ca: PckCa,
-    pub(super) pck_certificate: Certificate,
+    pub(super) platform: VerifiedPlatform,
     pub(super) tcb: TcbVerdict,
     pub(super) evaluation_numbers: (u32, u32),
     pub(super) window: (UnixTime, UnixTime),
@@ -55,7 +55,12 @@ impl Authentic {
 
     /// The platform's key.
     pub fn pck(&self) -> &Pck {
-        &self.pck
+        self.platform.pck()
+    }
+
+    /// The platform, for the next quote of it.
+    pub fn verified_platform(&self) -> &VerifiedPlatform {
+        &self.platform
     }
 
     /// What Intel says about platform, module and quoting enclave.
@@ -69,10 +74,71 @@ impl Authentic {
     }
 }
 
+/// A platform whose PCK certificate and attestation key have been checked: only [`Authentic::verified_platform`]
+/// gives one. Cheap to clone and to keep: its dates and its revocation are checked with every quote.
+#[derive(Clone)]
+pub struct VerifiedPlatform(Arc<Platform>);
+
+/// The platform's key and who vouches for it.
+struct Platform {
+    /// The bytes of a quote that were checked.
+    certification: Vec<u8>,
+    certificate: Certificate,
+    issuer: Certificate,
+    ca: PckCa,
+    pck: Pck,
+    root: Certificate,
+}
+
+impl VerifiedPlatform {
+    /// The platform's key.
+    pub fn pck(&self) -> &Pck {
+        &self.0.pck
+    }
+
+    /// Its certificate.
+    pub fn certificate(&self) -> &Certificate {
+        &self.0.certificate
+    }
+
+    /// Who issued that.
+    pub fn pck_ca(&self) -> PckCa {
+        self.0.ca
+    }
+
+    /// As [`authenticate`]. The signatures of the PCK certificate and of the quoting enclave's report are not checked
+    /// again where the quote has the very bytes that were checked before, under the same authority and root.
+    pub fn authenticate(
+        &self,
+        evidence: &Evidence<'_>,
+        collateral: &Collateral,
+        time: UnixTime,
+    ) -> Result<Authentic, Reasons> {
+        authenticate_with(Some(self), evidence, collateral, time)
+    }
+
+    /// Whether everything that vouches for this quote's attestation key is what was checked.
+    fn vouches_for(&self, quote: &Quote<'_>, collateral: &Collateral) -> bool {
+        let Platform { certification, issuer, root, .. } = &*self.0;
+        certification == quote.certification()
+            && collateral.root.as_ref() == Some(root)
+            && collateral.pck_ca.as_ref().is_some_and(|(ca, _)| ca == issuer)
+    }
+}
+
 /// Checks the quote's form and signatures, the platform's certificate against collateral and root, the TCB against
 /// what Intel publishes, and the event log against the quote, all at `time`. Refuses with every reason that was
 /// found.
 pub fn authenticate(
+    evidence: &Evidence<'_>,
+    collateral: &Collateral,
+    time: UnixTime,
+) -> Result<Authentic, Reasons> {
+    authenticate_with(None, evidence, collateral, time)
+}
+
+fn authenticate_with(
+    known: Option<&VerifiedPlatform>,
     evidence: &Evidence<'_>,
     collateral: &Collateral,
     time: UnixTime,
@@ -85,21 +151,27 @@ pub fn authenticate(
         let report = quote.report();
         let event_log = event_log(evidence, report, &mut reasons);
         check_quote(&quote, &mut reasons);
-        let platform = platform(&quote, collateral, time, &mut reasons);
+        let platform = match known.filter(|known| known.vouches_for(&quote, collateral)) {
+            Some(known) => Some(known.clone()),
+            None => {
+                check_attestation_key(&quote, &mut reasons);
+                platform(&quote, collateral, time, &mut reasons)
+                    .map(|platform| VerifiedPlatform(Arc::new(platform)))
+            }
+        };
         if let Some(identity) = &collateral.qe_identity {
             check_qe_identity(quote.qe_report(), identity, &mut reasons);
         }
         let platform = platform?;
+        check_pck(platform.certificate(), collateral, time, &mut reasons);
         let (info, identity) = (collateral.tcb_info.as_ref()?, collateral.qe_identity.as_ref()?);
-        let tcb = evaluate(&quote, &platform.pck, info, identity, &mut reasons)?;
+        let tcb = evaluate(&quote, platform.pck(), info, identity, &mut reasons)?;
         Some(Authentic {
             version: quote.version(),
             user_data: *quote.user_data(),
             padding: Padding::of(quote.padding()),
             qe_report: quote.qe_report().clone(),
-            pck: platform.pck,
-            pck_ca: platform.ca,
-            pck_certificate: platform.certificate,
+            platform,
             tcb,
             evaluation_numbers: (info.tcb_evaluation_data_number, identity.tcb_evaluation_data_number),
             window: collateral.window(),
@@ -124,23 +196,31 @@ fn check_quote(quote: &Quote<'_>, reasons: &mut Reasons) {
     if *quote.qe_vendor_id() != Quote::INTEL_QE_VENDOR_ID {
         reasons.push(Code::QeVendor, "the quoting enclave is not of Intel's vendor ID");
     }
-    let key = quote.attestation_key();
-    let bound = Sha256::new().chain_update(key).chain_update(quote.qe_auth_data()).finalize();
-    let (hash, rest) = quote.qe_report().report_data.split_at(32);
-    if hash != bound.as_slice() || rest.iter().any(|&byte| byte != 0) {
-        reasons.push(Code::AttestationKey, "the quoting enclave's report is not about this attestation key");
-    }
-    let point: Vec<u8> = core::iter::once(4).chain(key.iter().copied()).collect();
+    let point: Vec<u8> = core::iter::once(4).chain(quote.attestation_key().iter().copied()).collect();
     if !crate::signature::p256(&point, quote.signed_bytes(), quote.signature()) {
         reasons.push(Code::QuoteSignature, "the quote's signature is not by its attestation key");
     }
 }
 
-/// The platform's key and who vouches for it.
-struct Platform {
-    certificate: Certificate,
-    ca: PckCa,
-    pck: Pck,
+/// The quoting enclave binds its key by a hash in its report.
+fn check_attestation_key(quote: &Quote<'_>, reasons: &mut Reasons) {
+    let bound =
+        Sha256::new().chain_update(quote.attestation_key()).chain_update(quote.qe_auth_data()).finalize();
+    let (hash, rest) = quote.qe_report().report_data.split_at(32);
+    if hash != bound.as_slice() || rest.iter().any(|&byte| byte != 0) {
+        reasons.push(Code::AttestationKey, "the quoting enclave's report is not about this attestation key");
+    }
+}
+
+/// What time and collateral say about a PCK certificate, however often its signature has been checked.
+fn check_pck(certificate: &Certificate, collateral: &Collateral, time: UnixTime, reasons: &mut Reasons) {
+    let (name, issuer) = (certificate.common_name(), certificate.issuer());
+    Window::of_certificate(certificate).check(time, reasons);
+    let crl = collateral.pck_crl.as_ref();
+    if crl.is_some_and(|crl| crl.issuer() != issuer) {
+        reasons.push(Code::CrlMissing, format!("there is no CRL of {issuer}, who issued {name}"));
+    }
+    chain::check_revoked(certificate, crl, reasons);
 }
 
 fn platform(
@@ -156,7 +236,6 @@ fn platform(
         reasons.push(Code::CertificateProfile, format!("{name} is not the name of a PCK certificate"));
     }
     chain::check_leaf(certificate, reasons);
-    Window::of_certificate(certificate).check(time, reasons);
     let pck = match Pck::new(certificate) {
         Ok(pck) => Some(pck),
         Err(error @ PckError::Key) => {
@@ -173,8 +252,15 @@ fn platform(
     {
         reasons.push(Code::QeReportSignature, "the quoting enclave's report was not signed by this PCK");
     }
-    let ca = issuer(certificate, others, collateral, time, reasons)?;
-    Some(Platform { certificate: certificate.clone(), ca, pck: pck? })
+    let (issuer, ca) = issuer(certificate, others, collateral, time, reasons)?;
+    Some(Platform {
+        certification: quote.certification().to_owned(),
+        certificate: certificate.clone(),
+        issuer,
+        ca,
+        pck: pck?,
+        root: collateral.root.clone()?,
+    })
 }
 
 /// The authority that issued the PCK certificate: the one whose CRL there is.
@@ -184,7 +270,7 @@ fn issuer(
     collateral: &Collateral,
     time: UnixTime,
     reasons: &mut Reasons,
-) -> Option<PckCa> {
+) -> Option<(Certificate, PckCa)> {
     let name = certificate.common_name();
     let known = collateral.pck_ca.as_ref();
     let fits = |ca: &&Certificate| certificate.names_issuer(ca);
@@ -196,16 +282,12 @@ fn issuer(
     if let Err(error) = certificate.verify_signed_by(ca) {
         reasons.push(Code::CertificateSignature, format!("{name}: {error}"));
     }
-    let crl = collateral.pck_crl.as_ref();
-    if crl.is_some_and(|crl| crl.issuer() != ca.subject()) {
-        reasons.push(Code::CrlMissing, format!("there is no CRL of {}, who issued {name}", ca.subject()));
-    }
-    chain::check_revoked(certificate, crl, reasons);
     // The collateral's own has been judged with the collateral.
-    match known {
-        Some((known, kind)) if known == ca => Some(*kind),
-        _ => other_issuer(ca, collateral, time, reasons),
-    }
+    let kind = match known {
+        Some((known, kind)) if known == ca => *kind,
+        _ => other_issuer(ca, collateral, time, reasons)?,
+    };
+    Some((ca.clone(), kind))
 }
 
 /// Another certificate of an authority than the collateral's: perhaps a renewed one of the same.

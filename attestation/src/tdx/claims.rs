@@ -252,7 +252,7 @@ impl Authentic {
     }
 
     fn platform_claims(&self) -> PlatformClaims {
-        let (pck, certificate) = (&self.pck, &self.pck_certificate);
+        let (pck, certificate) = (self.platform.pck(), self.platform.certificate());
         PlatformClaims {
             fmspc: pck.fmspc,
             pce_id: pck.pce_id,
@@ -262,7 +262,7 @@ impl Authentic {
             sgx_type: pck.sgx_type,
             platform_instance_id: pck.platform_instance_id,
             configuration: pck.configuration,
-            pck_ca: self.pck_ca,
+            pck_ca: self.platform.pck_ca(),
             not_before: certificate.not_before(),
             not_after: certificate.not_after(),
             pck_sha256: Hex(certificate.fingerprint()),

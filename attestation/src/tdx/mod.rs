@@ -5,7 +5,8 @@
 //! a relying party ([`appraise`])? [`verify`] asks both.
 //!
 //! What Intel publishes beside its root, the [`Collateral`], is judged once and then serves any number of quotes:
-//! all of its signatures are checked when it is read, and its dates whenever a quote is.
+//! all of its signatures are checked when it is read, and its dates whenever a quote is. A [`VerifiedPlatform`] does the same for the
+//! machine: its next quote costs one signature.
 //!
 //! ```
 //! # #[cfg(feature = "verify")] {
@@ -55,7 +56,7 @@ pub use quote::{BodyType, EnclaveReport, Quote, QuoteError, Td10, Td15, Td15Ex, 
 #[cfg(feature = "verify")]
 pub use self::{
     appraise::appraise,
-    authenticate::{Authentic, Evidence, authenticate},
+    authenticate::{Authentic, Evidence, VerifiedPlatform, authenticate},
     chain::PckCa,
     claims::{Claims, EventClaims, EventLogClaims, ExtendedClaims},
     collateral::{Collateral, Crls},

@@ -246,6 +246,7 @@ pub struct Quote<'a> {
     report: TdReport,
     signed: &'a [u8],
     signature: &'a [u8; 64],
+    certification: &'a [u8],
     attestation_key: &'a [u8; 64],
     qe_report: &'a EnclaveReport,
     qe_report_signature: &'a [u8; 64],
@@ -278,6 +279,7 @@ impl<'a> Quote<'a> {
         let mut signature_data = rest.counted_u32("signature data")?;
         let padding = rest.0;
         let signature = signature_data.wire("signature")?;
+        let certification = signature_data.0;
         let attestation_key = signature_data.wire("attestation key")?;
         let mut qe =
             signature_data.certification_data(QE_REPORT_CERTIFICATION_DATA, "QE certification data")?;
@@ -294,6 +296,7 @@ impl<'a> Quote<'a> {
             report,
             signed,
             signature,
+            certification,
             attestation_key,
             qe_report,
             qe_report_signature,
@@ -336,6 +339,12 @@ impl<'a> Quote<'a> {
     /// The signature of them, r and s.
     pub fn signature(&self) -> &'a [u8; 64] {
         self.signature
+    }
+
+    /// The attestation key and everything that vouches for it: the same in all quotes of a platform until its
+    /// quoting enclave makes another key.
+    pub fn certification(&self) -> &'a [u8] {
+        self.certification
     }
 
     /// The attestation key, x and y.

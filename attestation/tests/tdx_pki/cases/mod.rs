@@ -5,9 +5,6 @@ mod policy;
 mod quote;
 mod tcb;
 
-pub use policy::{TDX_1_5, TDX_1_5_EX};
-pub use quote::VERSION_5;
-
 use super::Scenario;
 use super::quote::{TEE_TCB_SVN, TEE_TCB_SVN2};
 
@@ -34,3 +31,8 @@ pub const ALL: &[(&str, &[Case])] = &[
     ("policy", policy::POLICY),
     ("event log", quote::EVENT_LOG),
 ];
+
+/// Those that only some quotes can have: of version 5, and of TDX 1.5 and 1.5ex.
+pub const VERSION_5: &[Case] = quote::VERSION_5;
+pub const TDX_1_5: &[Case] = policy::TDX_1_5;
+pub const TDX_1_5_EX: &[Case] = policy::TDX_1_5_EX;
