@@ -7,6 +7,7 @@
 //! - [`abi`]: numbers that the firmware and the VMM must agree on and nobody else defines.
 //! - [`measure`]: what a launch is made of, as a plan that the VMM executes and the verifier hashes.
 //! - [`snp`]: SEV-SNP evidence, first as bytes, then (feature `verify`) as something to believe or not.
+//! - [`tdx`]: TDX evidence, likewise.
 //! - [`verdict`] (feature `verify`): the answer, with every reason that speaks against the evidence; [`claims`]: what
 //!   authentic evidence says; [`ear`]: both as a signed token.
 //! - [`signature`] (feature `verify`): the one point at which another implementation of ECDSA is chosen.
@@ -45,6 +46,7 @@ pub mod signature;
 #[cfg(feature = "verify")]
 pub mod signing;
 pub mod snp;
+pub mod tdx;
 #[cfg(feature = "verify")]
 pub mod verdict;
 #[cfg(feature = "verify")]

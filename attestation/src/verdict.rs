@@ -49,6 +49,14 @@ macro_rules! codes {
 }
 
 codes! {
+    /// The quote has the wrong version, type or length, or a length in it is wrong.
+    QuoteMalformed: Malformed = "quote-malformed";
+    /// The collateral, the TCB info or the QE identity in it cannot be read.
+    CollateralMalformed: Malformed = "collateral-malformed";
+    /// The SGX extension of the PCK's certificate is missing or cannot be read.
+    PckExtensionMalformed: Malformed = "pck-extension-malformed";
+    /// The event log cannot be read.
+    EventLogMalformed: Malformed = "event-log-malformed";
     /// The report has the wrong length, version, algorithm, or uses a reserved field.
     ReportMalformed: Malformed = "report-malformed";
     /// The report's r or s is zero or wider than a scalar of P-384.
@@ -86,20 +94,55 @@ codes! {
     ChipIdMismatch: Authenticity = "chip-id-mismatch";
     /// The report was not signed by the endorsement key.
     ReportSignature: Authenticity = "report-signature";
-    /// A CRL was not signed by the root, or is not of the form that it should be.
+    /// A CRL was not signed by its issuer, or is not of the form that it should be.
     CrlSignature: Authenticity = "crl-signature";
-    /// The root has revoked a certificate of the chain.
+    /// A certificate of the chain has been revoked by its issuer.
     CertificateRevoked: Authenticity = "certificate-revoked";
 
+    /// TCB info or QE identity were signed by someone whom the root did not appoint for it.
+    CollateralSigner: Authenticity = "collateral-signer";
+    /// TCB info was not signed by its signer.
+    TcbInfoSignature: Authenticity = "tcb-info-signature";
+    /// The QE identity was not signed by its signer.
+    QeIdentitySignature: Authenticity = "qe-identity-signature";
+    /// The quote was made by a quoting enclave of another vendor than Intel.
+    QeVendor: Authenticity = "qe-vendor";
+    /// The TCB info is of another model of platform than the quote's.
+    FmspcMismatch: Authenticity = "fmspc-mismatch";
+    /// The TCB info is for another provisioning certification enclave than the quote's.
+    PceidMismatch: Authenticity = "pceid-mismatch";
+    /// The quoting enclave's report was not signed by the PCK.
+    QeReportSignature: Authenticity = "qe-report-signature";
+    /// The quoting enclave's report is for another attestation key.
+    AttestationKey: Authenticity = "attestation-key";
+    /// The quoting enclave is not Intel's TD quoting enclave, or whoever runs it may look into it.
+    QeIdentity: Authenticity = "qe-identity";
+    /// The quote was not signed by the attestation key.
+    QuoteSignature: Authenticity = "quote-signature";
+    /// The TDX module has another signer or other attributes than it must have.
+    TdxModule: Authenticity = "tdx-module";
+    /// Platform, TDX module or quoting enclave are below every TCB level, or of no known kind.
+    TcbLevel: Authenticity = "tcb-level";
+    /// The TCB has been revoked: its keys are worth nothing.
+    TcbRevoked: Authenticity = "tcb-revoked";
+    /// The event log contradicts itself.
+    EventLogInconsistent: Authenticity = "event-log-inconsistent";
+    /// The event log is not the one that made the RTMRs.
+    EventLogReplay: Authenticity = "event-log-replay";
+
+    /// TCB info or QE identity are from the future.
+    CollateralNotYetValid: Freshness = "collateral-not-yet-valid";
+    /// TCB info or QE identity are out of date.
+    CollateralExpired: Freshness = "collateral-expired";
     /// A certificate is not valid yet.
     CertificateNotYetValid: Freshness = "certificate-not-yet-valid";
     /// A certificate is no longer valid.
     CertificateExpired: Freshness = "certificate-expired";
-    /// A CRL is required and none of the root's was given.
+    /// A CRL is required and none of the issuer's was given.
     CrlMissing: Freshness = "crl-missing";
-    /// A CRL is required and the root's is not valid yet.
+    /// A CRL is required and the issuer's is not valid yet.
     CrlNotYetValid: Freshness = "crl-not-yet-valid";
-    /// A CRL is required and the root's is out of date.
+    /// A CRL is required and the issuer's is out of date.
     CrlExpired: Freshness = "crl-expired";
 
     /// REPORT_DATA is not what was expected.
@@ -158,6 +201,44 @@ codes! {
     TcbNoMinimum: Policy = "tcb-no-minimum";
     /// A required mitigation is not in place.
     Mitigation: Policy = "mitigation";
+    /// MRTD is none of those allowed.
+    Mrtd: Policy = "mrtd";
+    /// An RTMR is none of those allowed.
+    Rtmr: Policy = "rtmr";
+    /// MRSEAM is none of those allowed.
+    Mrseam: Policy = "mrseam";
+    /// MRCONFIGID is none of those allowed.
+    Mrconfigid: Policy = "mrconfigid";
+    /// MROWNER is none of those allowed.
+    Mrowner: Policy = "mrowner";
+    /// MROWNERCONFIG is none of those allowed.
+    Mrownerconfig: Policy = "mrownerconfig";
+    /// Service TDs are bound to the TD that are not allowed.
+    Mrservicetd: Policy = "mrservicetd";
+    /// XFAM is none of those allowed.
+    Xfam: Policy = "xfam";
+    /// A bit of ATTRIBUTES that must be clear is set.
+    TdAttributesForbidden: Policy = "td-attributes-forbidden";
+    /// A bit of ATTRIBUTES that must be set is clear.
+    TdAttributesRequired: Policy = "td-attributes-required";
+    /// The TCB's status is none of those allowed.
+    TcbStatus: Policy = "tcb-status";
+    /// An advisory that is not accepted applies to the TCB.
+    TcbAdvisory: Policy = "tcb-advisory";
+    /// The collateral is of a TCB evaluation that is too old.
+    TcbEvaluationNumber: Policy = "tcb-evaluation-number";
+    /// A part of TEE_TCB_SVN is too low.
+    TeeTcbSvn: Policy = "tee-tcb-svn";
+    /// The platform is none of those allowed.
+    PlatformInstanceId: Policy = "platform-instance-id";
+    /// The model of platform is none of those allowed.
+    Fmspc: Policy = "fmspc";
+    /// The platform is configured as it must not be, or not as it must be.
+    PlatformConfiguration: Policy = "platform-configuration";
+    /// Bytes follow the quote that are not allowed.
+    QuotePadding: Policy = "quote-padding";
+    /// An event log is required and none was given.
+    EventLogMissing: Policy = "event-log-missing";
 }
 
 impl fmt::Display for Code {

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use cloister_attestation::measure::snp::LaunchTranscript;
 use cloister_attestation::snp::{Hex, Report, TcbClaims, TcbVersion, Vek, VekKind, table};
+use cloister_attestation::tdx::{EventLog, Quote};
 use cloister_attestation::x509::{Certificate, Crl, certificates, crls};
 use serde_json::{Value, json};
 
-use crate::{output, read};
+use crate::{inspect_tdx, output, read};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A report, quote, certificate table, certificates, CRL, launch transcript or reference value
+    /// A report, quote, certificate table, certificates, CRL, TDX collateral, event log, launch transcript or reference value
     file: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -42,10 +43,12 @@ const RECOGNISERS: &[Recogniser] = &[
         looks: |bytes| bytes.len() == Report::BYTES && !is_der(bytes),
         describe: |bytes| Ok(report(&Report::parse(bytes)?)),
     },
+    Recogniser { name: "TDX quote", looks: Quote::recognises, describe: inspect_tdx::quote },
+    Recogniser { name: "event log", looks: EventLog::recognises, describe: inspect_tdx::event_log },
     Recogniser {
-        name: "TDX quote",
-        looks: |bytes| matches!(bytes, [4 | 5, 0, _, _, 0x81, 0, 0, 0, ..]),
-        describe: |_| bail!("this is a TDX quote, which cannot be decoded yet"),
+        name: "TDX collateral",
+        looks: |bytes| has_json_key(bytes, "tcb_info"),
+        describe: inspect_tdx::collateral,
     },
     Recogniser {
         name: "launch transcript",
@@ -143,16 +146,16 @@ fn report(report: &Report) -> Value {
     })
 }
 
-fn set_bits(value: u64, names: &[(&str, u32)]) -> String {
+pub fn set_bits(value: u64, names: &[(&str, u32)]) -> String {
     let set: Vec<_> = names.iter().filter(|(_, bit)| value >> bit & 1 != 0).map(|(name, _)| *name).collect();
     format!("{value:#x} ({})", set.join(", "))
 }
 
-fn describe_all(ders: &[impl AsRef<[u8]>]) -> anyhow::Result<Vec<Value>> {
+pub fn describe_all(ders: &[impl AsRef<[u8]>]) -> anyhow::Result<Vec<Value>> {
     ders.iter().map(|der| Ok(certificate(&Certificate::from_der(der.as_ref())?))).collect()
 }
 
-fn certificate(certificate: &Certificate) -> Value {
+pub fn certificate(certificate: &Certificate) -> Value {
     let kind =
         [VekKind::Vcek, VekKind::Vlek].into_iter().find(|k| k.common_name() == certificate.common_name());
     let vek = kind.map(|kind| match Vek::new(kind, certificate) {
@@ -173,10 +176,11 @@ fn certificate(certificate: &Certificate) -> Value {
         "not_after": certificate.not_after(),
         "sha256": Hex(certificate.fingerprint()),
         "endorsement_key": vek,
+        "pck": inspect_tdx::pck(certificate),
     })
 }
 
-fn crl(ders: &[impl AsRef<[u8]>]) -> anyhow::Result<Value> {
+pub fn crl(ders: &[impl AsRef<[u8]>]) -> anyhow::Result<Value> {
     let lists: anyhow::Result<Vec<_>> = ders
         .iter()
         .map(|der| {

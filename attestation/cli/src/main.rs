@@ -8,10 +8,12 @@ mod ear;
 mod explain;
 mod id_block;
 mod inspect;
+mod inspect_tdx;
 mod measure;
 mod output;
 mod schema;
 mod verify;
+mod verify_tdx;
 
 use std::path::Path;
 use std::process::ExitCode;

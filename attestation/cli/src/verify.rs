@@ -1,25 +1,25 @@
 //! `verify`: whether to trust a guest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
-use cloister_attestation::snp::{self, Collateral, Evidence, Hex, Policy, TrustRoots, Verdict};
+use cloister_attestation::snp::{self, Collateral, Evidence, Hex, Policy, TrustRoots};
+use cloister_attestation::verdict::Verdict;
 use cloister_attestation::x509::UnixTime;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::verify_tdx::TdxArgs;
 use crate::{ear, output, read};
 
 #[derive(Debug, Subcommand)]
 pub enum Verify {
     /// An SEV-SNP attestation report
     Snp(Box<SnpArgs>),
-    /// A TDX quote (not yet supported)
-    #[command(hide = true)]
-    Tdx {
-        #[arg(num_args = 0.., allow_hyphen_values = true, hide = true)]
-        arguments: Vec<String>,
-    },
+    /// A TDX quote
+    Tdx(Box<TdxArgs>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,17 +62,17 @@ pub struct SnpArgs {
 pub fn run(verify: &Verify) -> anyhow::Result<bool> {
     match verify {
         Verify::Snp(args) => run_snp(args),
-        Verify::Tdx { .. } => bail!("TDX quotes cannot be verified yet"),
+        Verify::Tdx(args) => crate::verify_tdx::run(args),
     }
 }
 
 fn run_snp(args: &SnpArgs) -> anyhow::Result<bool> {
-    let policy = policy(args)?;
+    let mut policy: Policy = policy(args.policy.as_deref())?;
+    if let Some(expected) = args.report_data {
+        policy.report_data = Some(expected);
+    }
     let roots = roots(args)?;
-    let time = match args.at {
-        Some(time) => time,
-        None => now()?,
-    };
+    let time = time(args.at)?;
     let report = read(&args.report)?;
     let table = args.cert_table.as_deref().map(read).transpose()?;
     let certificates = args.vek.iter().chain(&args.chain).map(|path| read(path));
@@ -84,27 +84,15 @@ fn run_snp(args: &SnpArgs) -> anyhow::Result<bool> {
         Evidence { report: &report, certificates: &certificates, certificate_table: table.as_deref() };
     let verdict = snp::verify(&evidence, &roots, &Collateral { crls: &crls }, time, &policy);
     ear::write(&args.ear, &verdict, time)?;
-    if args.json {
-        output::print(&verdict, true)?
-    } else {
-        print_for_people(&verdict)?
-    }
-    Ok(verdict.is_accepted())
+    print(&verdict, args.json)
 }
 
-fn policy(args: &SnpArgs) -> anyhow::Result<Policy> {
-    let mut policy = match &args.policy {
-        None => Policy::default(),
-        Some(path) => {
-            let unusable = || format!("policy {} is unusable", path.display());
-            let text = String::from_utf8(read(path)?).with_context(unusable)?;
-            toml::from_str(&text).with_context(unusable)?
-        }
-    };
-    if let Some(expected) = args.report_data {
-        policy.report_data = Some(expected);
-    }
-    Ok(policy)
+/// The policy in a file; the default without one.
+pub fn policy<P: Default + DeserializeOwned>(path: Option<&Path>) -> anyhow::Result<P> {
+    let Some(path) = path else { return Ok(P::default()) };
+    let unusable = || format!("policy {} is unusable", path.display());
+    let text = String::from_utf8(read(path)?).with_context(unusable)?;
+    toml::from_str(&text).with_context(unusable)
 }
 
 fn roots(args: &SnpArgs) -> anyhow::Result<TrustRoots> {
@@ -118,12 +106,25 @@ fn roots(args: &SnpArgs) -> anyhow::Result<TrustRoots> {
     Ok(roots)
 }
 
-fn now() -> anyhow::Result<UnixTime> {
+/// The time to verify at: now, unless another is given.
+pub fn time(given: Option<UnixTime>) -> anyhow::Result<UnixTime> {
+    if let Some(time) = given {
+        return Ok(time);
+    }
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Ok(UnixTime(since.context("the clock is set before 1970")?.as_secs()))
 }
 
-fn print_for_people(verdict: &Verdict) -> anyhow::Result<()> {
+/// Prints a verdict; returns whether the evidence was accepted.
+pub fn print<C: Serialize>(verdict: &Verdict<C>, json: bool) -> anyhow::Result<bool> {
+    match json {
+        true => output::print(verdict, true)?,
+        false => print_for_people(verdict)?,
+    }
+    Ok(verdict.is_accepted())
+}
+
+fn print_for_people<C: Serialize>(verdict: &Verdict<C>) -> anyhow::Result<()> {
     let mut text = String::from(if verdict.is_accepted() { "accepted\n" } else { "REJECTED\n" });
     for reason in &verdict.reasons {
         text.push_str(&format!("  {:?}: {reason}\n", reason.code.kind()));

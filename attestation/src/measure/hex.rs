@@ -1,7 +1,9 @@
-//! Lower-case hexadecimal display of digests.
+//! Hexadecimal digits of byte strings.
 
 #[cfg(feature = "std")]
 use alloc::string::{String, ToString};
+#[cfg(feature = "verify")]
+use alloc::vec::Vec;
 use core::fmt;
 
 /// Writes `bytes` as lower-case hexadecimal digits.
@@ -19,4 +21,12 @@ pub(crate) fn hex_string(bytes: &[u8]) -> String {
         }
     }
     Hex(bytes).to_string()
+}
+
+/// Reads two hexadecimal digits a byte, of either case, and nothing else.
+#[cfg(feature = "verify")]
+pub(crate) fn read_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
 }

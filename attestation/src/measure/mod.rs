@@ -16,7 +16,7 @@ pub use guided::TableError;
 #[cfg(feature = "std")]
 pub(crate) use hex::hex_string;
 #[cfg(feature = "verify")]
-pub(crate) use hex::write_hex;
+pub(crate) use hex::{read_hex, write_hex};
 pub use kernel_hashes::{KernelHashTableError, KernelHashes};
 
 use alloc::borrow::Cow;

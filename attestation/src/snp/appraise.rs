@@ -23,7 +23,7 @@ pub fn appraise(authentic: &Authentic, policy: &Policy) -> Reasons {
 }
 
 /// Refuses a value that is on no list, unless there is no list.
-fn listed<const N: usize>(
+pub(crate) fn listed<const N: usize>(
     reasons: &mut Reasons,
     code: Code,
     field: &str,

@@ -44,6 +44,8 @@ bit_field! {
     }
 }
 
+pub(crate) use bit_field;
+
 impl GuestPolicy {
     /// Bit 17 is reserved and must be one.
     const MUST_BE_ONE: u64 = 1 << 17;

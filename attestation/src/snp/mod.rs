@@ -39,6 +39,7 @@ mod roots;
 #[cfg(feature = "verify")]
 mod vek;
 
+pub(crate) use bits::bit_field;
 pub use bits::{GuestPolicy, PlatformInfo};
 pub use report::{Cpuid, FirmwareVersion, Report, ReportError, SigningKey};
 pub use tcb::{Product, TcbPart, TcbVersion};
@@ -48,7 +49,7 @@ pub use self::{
     appraise::appraise,
     authenticate::{Authentic, Collateral, Evidence, VerifiedVek, authenticate, authenticate_with},
     chain::Revocation,
-    claims::{Claims, TcbClaims},
+    claims::{BitsClaims, Claims, RootClaims, TcbClaims},
     id_block::{IdAuth, IdBlock, IdBlockError, key_digest},
     policy::{
         AbiVersion, BitRule, FirmwareRules, GuestPolicyRules, Hex, MitigationRules, PlatformInfoRules,
@@ -57,6 +58,8 @@ pub use self::{
     roots::{RootError, TrustRoots},
     vek::{Vek, VekError},
 };
+#[cfg(feature = "verify")]
+pub(crate) use self::{appraise::listed, policy::bit_rules};
 
 /// A verdict about SEV-SNP evidence.
 #[cfg(feature = "verify")]

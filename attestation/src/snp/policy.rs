@@ -61,17 +61,9 @@ impl<const N: usize> core::str::FromStr for Hex<N> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = crate::measure::read_hex(text).and_then(|bytes| bytes.try_into().ok());
         let wrong = || format!("expected {N} bytes as {} hexadecimal digits", N.saturating_mul(2));
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(wrong()) };
-        let mut bytes = [0; N];
-        if pairs.len() != N {
-            return Err(wrong());
-        }
-        for (byte, &[high, low]) in bytes.iter_mut().zip(pairs) {
-            *byte = digit(high).ok_or_else(wrong)? << 4 | digit(low).ok_or_else(wrong)?;
-        }
-        Ok(Self(bytes))
+        bytes.map(Self).ok_or_else(wrong)
     }
 }
 
@@ -200,6 +192,8 @@ bit_rules! {
         tio_en: Allowed,
     }
 }
+
+pub(crate) use bit_rules;
 
 /// `major.minor` of the firmware ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

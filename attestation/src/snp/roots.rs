@@ -108,9 +108,7 @@ pub(super) fn root_product(certificate: &Certificate) -> Option<Product> {
 fn check_root(root: &Certificate) -> Result<(), RootError> {
     let name = || String::from(root.common_name());
     root.check_authority(1).map_err(|error| RootError::Profile(name(), error))?;
-    let own =
-        if root.names_issuer(root) { root.verify_signed_by(root) } else { Err(SignatureError::Mismatch) };
-    own.map_err(|error| RootError::SelfSigned(name(), error))
+    root.verify_self_signed().map_err(|error| RootError::SelfSigned(name(), error))
 }
 
 #[cfg(test)]

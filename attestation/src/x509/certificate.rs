@@ -13,7 +13,7 @@ use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, KeyUsages};
 use x509_cert::name::Name;
 
-use super::pss::{self, SignatureError};
+use super::signed::{self, SignatureError};
 use super::time::UnixTime;
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
@@ -141,6 +141,12 @@ impl Certificate {
         &self.parsed.tbs_certificate.subject_public_key_info
     }
 
+    /// The subject's key as SEC 1 writes it, if it is one on P-256.
+    pub fn p256_point(&self) -> Option<&[u8]> {
+        use der::referenced::OwnedToRef;
+        super::ecdsa::point(&self.public_key().owned_to_ref())
+    }
+
     /// The value of an extension.
     pub fn extension(&self, oid: ObjectIdentifier) -> Option<&[u8]> {
         let extensions = self.parsed.tbs_certificate.extensions.as_deref().unwrap_or_default();
@@ -157,6 +163,11 @@ impl Certificate {
         issuer.verify_signature(&self.parsed.signature_algorithm, &self.tbs, &self.parsed.signature)
     }
 
+    /// Checks that its own key signed it.
+    pub fn verify_self_signed(&self) -> Result<(), SignatureError> {
+        if self.names_issuer(self) { self.verify_signed_by(self) } else { Err(SignatureError::Mismatch) }
+    }
+
     /// Checks a signature of `message` by this certificate's key.
     pub(super) fn verify_signature(
         &self,
@@ -166,7 +177,7 @@ impl Certificate {
     ) -> Result<(), SignatureError> {
         use der::referenced::OwnedToRef;
         let signature = signature.as_bytes().ok_or(SignatureError::Mismatch)?;
-        pss::verify(self.public_key().owned_to_ref(), algorithm.owned_to_ref(), message, signature)
+        signed::verify(self.public_key().owned_to_ref(), algorithm.owned_to_ref(), message, signature)
     }
 
     /// Checks that it may have `authorities_below` authorities and then an end entity below it.

@@ -10,7 +10,7 @@ use x509_cert::crl::CertificateList;
 use x509_cert::name::Name;
 
 use super::certificate::{Certificate, CertificateError, check_extensions, signed_part};
-use super::pss::SignatureError;
+use super::signed::SignatureError;
 use super::time::UnixTime;
 
 const CRL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.20");

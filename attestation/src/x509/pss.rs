@@ -11,26 +11,14 @@ use rsa::traits::PublicKeyParts;
 use sha2::Sha384;
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
-const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
+use super::signed::SignatureError;
+
+pub(super) const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const MGF1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.8");
 const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
 const KEY_BITS: usize = 4096;
 const SALT_BYTES: u8 = 48;
-
-/// Why a signature does not hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SignatureError {
-    /// Another algorithm, or other parameters.
-    #[error("not signed with RSASSA-PSS, SHA-384, MGF1 with SHA-384 and a salt of 48 bytes")]
-    Algorithm,
-    /// The issuer's key is of another kind or size.
-    #[error("the issuer's key is not RSA of 4096 bits with exponent 65537")]
-    Key,
-    /// The signature is another's, or of something else.
-    #[error("the signature is not by its issuer's key")]
-    Mismatch,
-}
 
 /// Checks that `signature` of `message` was made with `key` and is declared as what it is.
 pub(super) fn verify(

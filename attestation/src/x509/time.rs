@@ -39,6 +39,13 @@ impl serde::Serialize for UnixTime {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for UnixTime {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <alloc::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl From<&x509_cert::time::Time> for UnixTime {
     fn from(time: &x509_cert::time::Time) -> Self {
         Self(time.to_unix_duration().as_secs())

@@ -1,4 +1,5 @@
 //! Just enough DER writing to make certificates that nobody would issue.
+#![allow(dead_code)]
 
 use const_oid::ObjectIdentifier;
 
@@ -53,4 +54,20 @@ pub fn name(organisation: &str, common_names: &[String]) -> Vec<u8> {
     let mut parts = vec![attribute("2.5.4.11", "Engineering"), attribute("2.5.4.10", organisation)];
     parts.extend(common_names.iter().map(|cn| attribute("2.5.4.3", cn)));
     seq(&parts)
+}
+
+/// OID, critical, value.
+pub fn extension((id, critical, value): &(String, bool, Vec<u8>)) -> Vec<u8> {
+    let critical = if *critical { tlv(0x01, &[0xff]) } else { vec![] };
+    seq(&[oid(id), critical, tlv(0x04, value)])
+}
+
+pub const BASIC_CONSTRAINTS: &str = "2.5.29.19";
+pub const KEY_USAGE: &str = "2.5.29.15";
+pub const DIGITAL_SIGNATURE: u8 = 0x80;
+pub const CERT_SIGN: u8 = 0x04;
+pub const CRL_SIGN: u8 = 0x02;
+
+pub fn key_usage(usage: u8) -> Vec<u8> {
+    tlv(0x03, &[usage.trailing_zeros() as u8, usage])
 }

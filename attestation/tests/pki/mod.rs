@@ -26,7 +26,8 @@ use rsa::signature::{RandomizedSigner, SignatureEncoding};
 use rsa::traits::PublicKeyParts;
 use sha2::{Digest, Sha384};
 
-use der::{bits, explicit, name, oid, seq, time, tlv, uint};
+pub use der::{BASIC_CONSTRAINTS, CERT_SIGN, CRL_SIGN, KEY_USAGE, key_usage};
+use der::{bits, explicit, extension, name, oid, seq, time, tlv, uint};
 
 pub const ORGANISATION: &str = "Cloister tests, NOT AMD";
 /// Products whose TCB versions have every part that the cases make wrong.
@@ -233,21 +234,6 @@ impl CertSpec {
         let signature = bits(&self.signer.sign(&tbs));
         seq(&[tbs, self.outer_algorithm.clone().unwrap_or(self.algorithm.clone()), signature])
     }
-}
-
-fn extension((id, critical, value): &(String, bool, Vec<u8>)) -> Vec<u8> {
-    let critical = if *critical { tlv(0x01, &[0xff]) } else { vec![] };
-    seq(&[oid(id), critical, tlv(0x04, value)])
-}
-
-pub const BASIC_CONSTRAINTS: &str = "2.5.29.19";
-pub const KEY_USAGE: &str = "2.5.29.15";
-pub const DIGITAL_SIGNATURE: u8 = 0x80;
-pub const CERT_SIGN: u8 = 0x04;
-pub const CRL_SIGN: u8 = 0x02;
-
-pub fn key_usage(usage: u8) -> Vec<u8> {
-    tlv(0x03, &[usage.trailing_zeros() as u8, usage])
 }
 
 #[derive(Clone)]

@@ -1,0 +1,141 @@
+//! `inspect` for TDX: quotes, collateral and event logs. Nothing of it is verified.
+
+use cloister_attestation::snp::Hex;
+use cloister_attestation::tdx::{
+    CollateralDocument, EventLog, EventLogClaims, ExtendedClaims, Pck, QeIdentity, Quote, TcbInfo,
+    TdAttributes, TdReport, Xfam,
+};
+use cloister_attestation::x509::{Certificate, certificates};
+use serde_json::{Value, json};
+
+use crate::inspect::{certificate, crl, describe_all, set_bits};
+
+/// What a quote says.
+pub fn quote(bytes: &[u8]) -> anyhow::Result<Value> {
+    let quote = Quote::parse(bytes)?;
+    let qe = quote.qe_report();
+    let chain =
+        certificates(quote.pck_chain()).map_err(anyhow::Error::from).and_then(|chain| describe_all(&chain));
+    let zero = quote.padding().iter().all(|&byte| byte == 0);
+    Ok(json!({
+        "kind": "TDX quote (not verified)",
+        "version": quote.version(),
+        "qe_vendor_id": Hex(*quote.qe_vendor_id()),
+        "user_data": Hex(*quote.user_data()),
+        "report": report(quote.report()),
+        "attestation_key": Hex(*quote.attestation_key()),
+        "quoting_enclave": {
+            "cpu_svn": Hex(qe.cpu_svn),
+            "miscselect": Hex(qe.miscselect),
+            "attributes": Hex(qe.attributes),
+            "mrenclave": Hex(qe.mrenclave),
+            "mrsigner": Hex(qe.mrsigner),
+            "isv_prod_id": qe.isv_prod_id(),
+            "isv_svn": qe.isv_svn(),
+            "authentication_data": hex::encode(quote.qe_auth_data()),
+        },
+        "pck_chain": chain.unwrap_or_else(|error| vec![json!({"error": error.to_string()})]),
+        "padding": {"bytes": quote.padding().len(), "zero": zero},
+    }))
+}
+
+fn report(report: &TdReport) -> Value {
+    let base = &report.base;
+    let [rtmr0, rtmr1, rtmr2, rtmr3] = base.rtmrs.map(Hex);
+    json!({
+        "type": report.kind().name(),
+        "tee_tcb_svn": Hex(base.tee_tcb_svn),
+        "mrseam": Hex(base.mrseam),
+        "mrsignerseam": Hex(base.mrsignerseam),
+        "seam_attributes": Hex(base.seam_attributes),
+        "td_attributes": set_bits(report.td_attributes().0, TdAttributes::BITS),
+        "xfam": set_bits(report.xfam().0, Xfam::BITS),
+        "mrtd": Hex(base.mrtd),
+        "rtmr0": rtmr0,
+        "rtmr1": rtmr1,
+        "rtmr2": rtmr2,
+        "rtmr3": rtmr3,
+        "report_data": Hex(base.report_data),
+        "mrconfigid": Hex(base.mrconfigid),
+        "mrowner": Hex(base.mrowner),
+        "mrownerconfig": Hex(base.mrownerconfig),
+        "tee_tcb_svn2": report.v15.as_ref().map(|v15| Hex(v15.tee_tcb_svn2)),
+        "mrservicetd": report.v15.as_ref().map(|v15| Hex(v15.mrservicetd)),
+        "extended": report.ex.as_ref().map(ExtendedClaims::new),
+    })
+}
+
+/// What Intel's extension of a PCK certificate says, if it is one.
+pub fn pck(certificate: &Certificate) -> Option<Value> {
+    if !certificate.common_name().contains("SGX PCK Certificate") {
+        return None;
+    }
+    Some(match Pck::new(certificate) {
+        Ok(pck) => json!({
+            "fmspc": pck.fmspc,
+            "pce_id": pck.pce_id,
+            "cpu_svn": pck.cpu_svn,
+            "pce_svn": pck.svns.pce,
+            "ppid": pck.ppid,
+            "sgx_type": pck.sgx_type,
+            "platform_instance_id": pck.platform_instance_id,
+            "configuration": pck.configuration,
+        }),
+        Err(error) => json!({"error": error.to_string()}),
+    })
+}
+
+/// What an event log says, and where it leads.
+pub fn event_log(bytes: &[u8]) -> anyhow::Result<Value> {
+    let log = EventLog::parse(bytes)?;
+    Ok(json!({
+        "kind": "event log (not compared with a quote)",
+        "replay": log.replay().map(Hex),
+        "log": EventLogClaims::new(&log),
+    }))
+}
+
+/// What collateral says.
+pub fn collateral(bytes: &[u8]) -> anyhow::Result<Value> {
+    let document = CollateralDocument::from_json(bytes)?;
+    let signer = |pem: &str| -> anyhow::Result<Value> {
+        let ders = certificates(pem.as_bytes())?;
+        let signer = ders.first().map(|der| Certificate::from_der(der)).transpose()?;
+        Ok(json!(signer.as_ref().map(certificate)))
+    };
+    let info = TcbInfo::from_json(&document.tcb_info)?;
+    let identity = QeIdentity::from_json(&document.qe_identity)?;
+    let levels = info.tcb_levels.iter().map(|level| {
+        json!({
+            "status": level.tcb_status,
+            "date": level.tcb_date,
+            "advisories": level.advisory_ids,
+            "sgx_svns": Hex(level.tcb.sgx()),
+            "pce_svn": level.tcb.pcesvn,
+            "tdx_svns": Hex(level.tcb.tdx()),
+        })
+    });
+    Ok(json!({
+        "kind": "TDX collateral (not verified)",
+        "tcb_info": {
+            "fmspc": info.fmspc,
+            "pce_id": info.pce_id,
+            "issue_date": info.issue_date,
+            "next_update": info.next_update,
+            "tcb_evaluation_data_number": info.tcb_evaluation_data_number,
+            "modules": info.tdx_module_identities.iter().map(|module| &module.id).collect::<Vec<_>>(),
+            "levels": levels.collect::<Vec<_>>(),
+            "signer": signer(&document.tcb_info_issuer_chain)?,
+        },
+        "qe_identity": {
+            "issue_date": identity.issue_date,
+            "next_update": identity.next_update,
+            "tcb_evaluation_data_number": identity.tcb_evaluation_data_number,
+            "mrsigner": identity.mrsigner,
+            "isv_prod_id": identity.isvprodid,
+            "signer": signer(&document.qe_identity_issuer_chain)?,
+        },
+        "root_crl": crl(&[&document.root_ca_crl.0])?,
+        "pck_crl": crl(&[&document.pck_crl.0])?,
+    }))
+}

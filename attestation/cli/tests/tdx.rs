@@ -1,0 +1,281 @@
+//! `verify tdx` and `inspect` as scripts use them, on real quotes from `../shared/vectors/tdx`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn vectors() -> Option<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors/tdx");
+    if !folder.is_dir() {
+        eprintln!("SKIPPED: no {}", folder.display());
+        return None;
+    }
+    Some(folder)
+}
+
+/// Exit code and, if there is one, the document on stdout.
+fn run(arguments: &[&str]) -> (i32, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_cloister-attest")).args(arguments).output().unwrap();
+    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+}
+
+fn codes(verdict: &Value) -> Vec<&str> {
+    verdict["reasons"].as_array().unwrap().iter().map(|reason| reason["code"].as_str().unwrap()).collect()
+}
+
+/// Verifies files by their names in `folder`; what is given besides is passed on.
+fn verify(folder: &Path, quote: &str, collateral: &str, at: &str, more: &[&str]) -> (i32, Value) {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (quote, collateral) = (path(quote), path(collateral));
+    let base = ["verify", "tdx", "--json", "--quote", &quote, "--collateral", &collateral, "--at", at];
+    run(&[&base[..], more].concat())
+}
+
+fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// What each row of `expected.json` must be refused for under the default policy, in order.
+const VERDICTS: [&[&str]; 12] = [
+    &[],
+    &["tcb-level"],
+    &[],
+    &["tcb-level"],
+    &[],
+    &["tcb-status"],
+    &["td-attributes-forbidden"],
+    &["td-attributes-required"],
+    &[],
+    &["tcb-status"],
+    &["certificate-not-yet-valid"],
+    &["fmspc-mismatch"],
+];
+
+#[test]
+fn every_row_of_the_vectors_gives_its_verdict() {
+    let Some(folder) = vectors() else { return };
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let cases = expected["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), VERDICTS.len());
+    for (case, reasons) in cases.iter().zip(VERDICTS) {
+        let text = |key: &str| case[key].as_str().unwrap();
+        let name = format!("{} with {}", text("quote"), text("collateral"));
+        let (code, verdict) = verify(&folder, text("quote"), text("collateral"), text("at_iso"), &[]);
+        assert_eq!(codes(&verdict), reasons, "{name}");
+        assert_eq!(code, i32::from(!reasons.is_empty()), "{name}");
+        assert_eq!(verdict["claims_version"], 1);
+        // Status and advisories as an independent verifier found them.
+        let claims = &verdict["claims"];
+        let found = format!(
+            "OK {} {}",
+            claims["tcb"]["status"].as_str().unwrap_or_default(),
+            claims["tcb"]["advisories"]
+                .as_array()
+                .map(|list| { list.iter().map(|id| id.as_str().unwrap()).collect::<Vec<_>>().join(",") })
+                .unwrap_or_default()
+        );
+        match text("dcap_qvl_0_7_0") {
+            other if other.starts_with("OK") => assert_eq!(found, other, "{name}"),
+            // What it refuses as part of verification is for a policy here.
+            "ERR Debug mode is enabled" | "ERR SEPT_VE_DISABLE is not enabled" => {
+                assert_eq!(claims["tcb"]["status"], case["recheck"]["platform"], "{name}");
+            }
+            _ => assert!(claims.is_null(), "{name}"),
+        }
+    }
+}
+
+#[test]
+fn quotes_hold_for_the_time_of_their_collateral_only() {
+    let Some(folder) = vectors() else { return };
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    for (case, _) in
+        expected["cases"].as_array().unwrap().iter().zip(VERDICTS).filter(|(_, codes)| codes.is_empty())
+    {
+        let text = |key: &str| case[key].as_str().unwrap();
+        let at = |time: &str| verify(&folder, text("quote"), text("collateral"), time, &[]);
+        let limit = |key: &str| match text(key) {
+            "tcb" | "qe" => "collateral",
+            _ => "crl",
+        };
+        let name = text("quote");
+        assert_eq!(at(text("not_before")).0, 0, "{name}");
+        let (code, verdict) = at("2027-11-21T07:00:00Z");
+        assert_eq!(code, 1, "{name}");
+        assert!(
+            codes(&verdict).contains(&"crl-expired") && codes(&verdict).contains(&"collateral-expired"),
+            "{name}"
+        );
+        let (code, verdict) = at("2023-01-01T00:00:00Z");
+        assert_eq!(code, 1, "{name}");
+        let early = format!("{}-not-yet-valid", limit("not_before_limited_by"));
+        assert!(codes(&verdict).contains(&early.as_str()), "{name}: {:?}", codes(&verdict));
+    }
+}
+
+#[test]
+fn an_event_log_is_compared_with_its_quote() {
+    let Some(folder) = vectors() else { return };
+    let ccel = |name: &str| folder.join("ccel").join(name).to_str().unwrap().to_owned();
+    let (right, forged, table) = (
+        ccel("cos113.ccel.bin"),
+        ccel("cos113-dupe-separator-unpadded.ccel.bin"),
+        ccel("cos113.ccel-acpi-table.bin"),
+    );
+    let cos = |more: &[&str]| {
+        let collateral = "collateral/00806f050000-2025-02.json";
+        verify(&folder, "v4-cos113.quote.bin", collateral, "2025-02-28T03:44:50Z", more)
+    };
+    let (code, verdict) = cos(&["--ccel", &right]);
+    assert_eq!((code, codes(&verdict)), (0, vec![]));
+    let log = &verdict["claims"]["event_log"];
+    assert_eq!(log["events"].as_array().unwrap().len(), 43);
+    assert!(log["kernel_command_line"].as_str().unwrap().starts_with("/syslinux/vmlinuz.A init="));
+    assert_eq!(codes(&cos(&["--ccel", &forged]).1), ["event-log-inconsistent"]);
+    assert_eq!(codes(&cos(&["--ccel", &table]).1), ["event-log-malformed"]);
+    let other = "collateral/b0c06f000000-2025-06.json";
+    let (_, verdict) =
+        verify(&folder, "v4-phala-uptodate.quote.bin", other, "2025-07-04T10:16:31Z", &["--ccel", &right]);
+    // Neither guest extended RTMR3.
+    assert_eq!(codes(&verdict), ["event-log-replay"; 3]);
+    // The same log without its padding, and without its last event.
+    let temporary = tempfile::tempdir().unwrap();
+    let bytes = std::fs::read(&right).unwrap();
+    let unpadded = write(temporary.path(), "unpadded", &bytes[..18101]);
+    assert_eq!(cos(&["--ccel", &unpadded]).0, 0);
+    let shorter = write(temporary.path(), "shorter", &bytes[..18101 - 66 - 40]);
+    assert_eq!(codes(&cos(&["--ccel", &shorter]).1), ["event-log-replay"]);
+    let required = write(temporary.path(), "required.toml", "event_log = \"required\"\n");
+    assert_eq!(codes(&cos(&["--policy", &required]).1), ["event-log-missing"]);
+}
+
+#[test]
+fn a_policy_decides_what_is_acceptable() {
+    let Some(folder) = vectors() else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let policy = |name: &str, text: &str| write(temporary.path(), name, text);
+    let relaunch = policy("relaunch.toml", "[tcb]\naccepted = [\"UpToDate\", \"TDRelaunchAdvised\"]\n");
+    let advisory = policy(
+        "advisory.toml",
+        "[tcb]\naccepted = [\"TDRelaunchAdvised\"]\nrefused_advisories = [\"INTEL-SA-01036\"]\n",
+    );
+    let number =
+        policy("number.toml", "[tcb]\naccepted = [\"TDRelaunchAdvised\"]\nmin_evaluation_number = 19\n");
+    let debug = policy("debug.toml", "[td_attributes]\ndebug = \"allowed\"\n");
+    let any = policy("padding.toml", "quote_padding = \"none\"\n");
+    let (update, later) = ("v5-tdpreserve-update.quote.bin", "collateral/90c06f000000-2026-03.json");
+    let (debugged, old) = ("v4-debug.quote.bin", "collateral/50806f000000-2023-06.json");
+    let zeros = "00".repeat(64);
+    let (phala, its) = ("v4-phala-uptodate.quote.bin", "collateral/b0c06f000000-2025-06.json");
+    for (quote, collateral, at, more, expected) in [
+        (update, later, "2026-03-31T22:20:07Z", &["--policy", &relaunch[..]][..], &[][..]),
+        (update, later, "2026-03-31T22:20:07Z", &["--policy", &advisory], &["tcb-advisory"]),
+        (update, later, "2026-03-31T22:20:07Z", &["--policy", &number], &["tcb-evaluation-number"; 2]),
+        (debugged, old, "2023-06-28T08:03:58Z", &["--policy", &debug], &[]),
+        (phala, its, "2025-07-04T10:16:31Z", &["--policy", &any], &["quote-padding"]),
+        (phala, its, "2025-07-04T10:16:31Z", &["--report-data", &zeros], &["report-data"]),
+    ] {
+        let (code, verdict) = verify(&folder, quote, collateral, at, more);
+        assert_eq!(codes(&verdict), expected, "{quote} {more:?}");
+        assert_eq!(code, i32::from(!expected.is_empty()), "{quote} {more:?}");
+    }
+}
+
+#[test]
+fn tampered_quotes_and_collateral_are_refused_for_it() {
+    let Some(folder) = vectors() else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let (name, collateral, at) =
+        ("v5-gotdx.quote.bin", "collateral/90c06f000000-2026-03.json", "2026-03-31T22:20:07Z");
+    let quote = std::fs::read(folder.join(name)).unwrap();
+    let body = 54;
+    let auth = body + 648 + 4;
+    for (offset, expected) in [
+        (0, "quote-malformed"),
+        (12, "qe-vendor"),
+        (28, "quote-signature"),
+        (body + 136, "quote-signature"),
+        (body + 647, "quote-signature"),
+        (auth, "quote-signature"),
+        (auth + 64, "attestation-key"),
+        (auth + 134, "qe-report-signature"),
+        (auth + 134 + 384, "qe-report-signature"),
+        (auth + 134 + 448 + 2, "attestation-key"),
+    ] {
+        let mut tampered = quote.clone();
+        tampered[offset] ^= 1;
+        let path = write(temporary.path(), "tampered", tampered);
+        let (code, verdict) = verify(&folder, &path, collateral, at, &[]);
+        assert_eq!(code, 1, "{offset}");
+        assert!(codes(&verdict).contains(&expected), "{offset}: {:?}", codes(&verdict));
+        assert!(verdict["claims"].is_null(), "{offset}");
+    }
+    let document = std::fs::read_to_string(folder.join(collateral)).unwrap();
+    for (from, to, expected) in [
+        ("OutOfDate", "UpToDate", "tcb-info-signature"),
+        ("\\\"isvprodid\\\":2", "\\\"isvprodid\\\":3", "qe-identity-signature"),
+        ("\"tcb_info\"", "\"tcb_inf\"", "collateral-malformed"),
+    ] {
+        assert!(document.contains(from), "{from}");
+        let path = write(temporary.path(), "collateral.json", document.replace(from, to));
+        assert_eq!(codes(&verify(&folder, name, &path, at, &[]).1), [expected], "{from}");
+    }
+    // Written again, it says the same and is no longer what Intel signed.
+    let mut value: Value = serde_json::from_str(&document).unwrap();
+    let info: Value = serde_json::from_str(value["tcb_info"].as_str().unwrap()).unwrap();
+    value["tcb_info"] = serde_json::to_string_pretty(&info).unwrap().into();
+    let path = write(temporary.path(), "rewritten.json", value.to_string());
+    assert_eq!(codes(&verify(&folder, name, &path, at, &[]).1), ["tcb-info-signature"]);
+}
+
+#[test]
+fn only_the_given_root_is_trusted() {
+    let Some(folder) = vectors() else { return };
+    let amd = folder.join("../snp/roots/ask_ark_milan.pem");
+    let quote = ("v5-gotdx.quote.bin", "collateral/90c06f000000-2026-03.json", "2026-03-31T22:20:07Z");
+    assert_eq!(verify(&folder, quote.0, quote.1, quote.2, &["--trust-root", amd.to_str().unwrap()]).0, 2);
+    // Intel's own, named, is as good as built in.
+    let document: Value = serde_json::from_slice(&std::fs::read(folder.join(quote.1)).unwrap()).unwrap();
+    let chain = document["tcb_info_issuer_chain"].as_str().unwrap();
+    let root = &chain[chain.rfind("-----BEGIN").unwrap()..];
+    let temporary = tempfile::tempdir().unwrap();
+    let root = write(temporary.path(), "root.pem", root);
+    assert_eq!(verify(&folder, quote.0, quote.1, quote.2, &["--trust-root", &root]).0, 0);
+}
+
+#[test]
+fn unusable_input_is_told_from_refused_evidence() {
+    let temporary = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| write(temporary.path(), name, text);
+    let (empty, policy) = (file("empty", ""), file("policy.toml", "debug = \"allowed\"\n"));
+    let base = ["verify", "tdx", "--quote", &empty, "--collateral", &empty];
+    for (more, code) in [
+        (&[][..], 1),
+        (&["--policy", &policy], 2),
+        (&["--trust-root", &empty], 2),
+        (&["--report-data", "00"], 2),
+        (&["--at", "now"], 2),
+        (&["--ccel", "/nonexistent"], 2),
+    ] {
+        assert_eq!(run(&[&base[..], more].concat()).0, code, "{more:?}");
+    }
+    assert_eq!(run(&["verify", "tdx", "--quote", &empty]).0, 2);
+    assert_eq!(run(&["verify", "tdx", "--quote", "/nonexistent", "--collateral", &empty]).0, 2);
+}
+
+#[test]
+fn the_policy_in_the_book_is_one() {
+    let book = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/verification-tdx.md");
+    let book = std::fs::read_to_string(book).unwrap();
+    let (_, policy) = book.split_once("```toml\n").unwrap();
+    let (policy, _) = policy.split_once("```").unwrap();
+    let policy = policy.replace("<96 digits>", &"00".repeat(48)).replace("<32 digits>", &"00".repeat(16));
+    let temporary = tempfile::tempdir().unwrap();
+    let (empty, policy) = (write(temporary.path(), "empty", ""), write(temporary.path(), "policy.toml", policy));
+    assert_eq!(run(&["verify", "tdx", "--quote", &empty, "--collateral", &empty, "--policy", &policy]).0, 1);
+}

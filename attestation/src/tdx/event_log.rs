@@ -1,0 +1,557 @@
+//! The event log of the guest's firmware and boot loader: what was extended into the RTMRs, in the crypto-agile
+//! format of the TCG PC Client Platform Firmware Profile (section 10), which ACPI's CCEL table points to.
+//!
+//! A log is the guest's own story. It is worth what its replay is worth: [`EventLog::replay`] says which RTMRs
+//! would come of it, and only a quote that has those makes its *digests* true. An event's *data* is true only
+//! where the digest is of that data, which [`EventLog::parse`] checks wherever the event's type says how.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use sha2::{Digest, Sha384};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// CCEL areas are 64 KiB to 256 KiB.
+const MAX_BYTES: usize = 1 << 20;
+/// Hash algorithms that a log may have beside SHA-384.
+const MAX_ALGORITHMS: u32 = 8;
+const TPM_ALG_SHA384: u16 = 0x000c;
+const SHA384_BYTES: usize = 48;
+const SIGNATURE: &[u8; 16] = b"Spec ID Event03\0";
+
+const EV_NO_ACTION: u32 = 0x3;
+const EV_SEPARATOR: u32 = 0x4;
+const EV_IPL: u32 = 0xd;
+const EV_EFI_VARIABLE_BOOT: u32 = 0x8000_0002;
+
+/// Names of event types, and whether the digest is of the event's data (PC Client Platform Firmware Profile, "Event
+/// Types"). Of others, firmware and boot loaders measure something that the log only describes.
+const TYPES: &[(u32, &str, bool)] = &[
+    (EV_NO_ACTION, "EV_NO_ACTION", false),
+    (EV_SEPARATOR, "EV_SEPARATOR", true),
+    (0x5, "EV_ACTION", true),
+    (0x6, "EV_EVENT_TAG", false),
+    (0x7, "EV_S_CRTM_CONTENTS", false),
+    (0x8, "EV_S_CRTM_VERSION", true),
+    (0x9, "EV_CPU_MICROCODE", false),
+    (0xa, "EV_PLATFORM_CONFIG_FLAGS", false),
+    (0xb, "EV_TABLE_OF_DEVICES", false),
+    (0xc, "EV_COMPACT_HASH", false),
+    (EV_IPL, "EV_IPL", false),
+    (0x8000_0001, "EV_EFI_VARIABLE_DRIVER_CONFIG", true),
+    (EV_EFI_VARIABLE_BOOT, "EV_EFI_VARIABLE_BOOT", false),
+    (0x8000_0003, "EV_EFI_BOOT_SERVICES_APPLICATION", false),
+    (0x8000_0004, "EV_EFI_BOOT_SERVICES_DRIVER", false),
+    (0x8000_0005, "EV_EFI_RUNTIME_SERVICES_DRIVER", false),
+    (0x8000_0006, "EV_EFI_GPT_EVENT", true),
+    (0x8000_0007, "EV_EFI_ACTION", true),
+    (0x8000_0008, "EV_EFI_PLATFORM_FIRMWARE_BLOB", false),
+    (0x8000_0009, "EV_EFI_HANDOFF_TABLES", false),
+    (0x8000_000a, "EV_EFI_PLATFORM_FIRMWARE_BLOB2", false),
+    (0x8000_000b, "EV_EFI_HANDOFF_TABLES2", false),
+    (0x8000_000c, "EV_EFI_VARIABLE_BOOT2", true),
+    (0x8000_0010, "EV_EFI_HCRTM_EVENT", false),
+    (0x8000_00e0, "EV_EFI_VARIABLE_AUTHORITY", true),
+];
+
+/// What GRUB puts before the text that it measures in its EV_IPL events.
+const GRUB_PREFIXES: &[&[u8]] = &[b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: "];
+
+/// Why a log is not to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum EventLogError {
+    /// Longer than any log area.
+    #[error("{len} bytes are more than any event log has")]
+    TooLong { len: usize },
+    /// It ends inside an event.
+    #[error("the log ends inside event {event}")]
+    Truncated { event: usize },
+    /// It does not start with a Spec ID event that fits.
+    #[error("the log does not start with a TCG Spec ID Event03")]
+    Header,
+    /// Its digests cannot be those of RTMRs.
+    #[error("the log does not have SHA-384, 48 bytes, among its algorithms")]
+    NoSha384,
+    /// An event has other digests than the log announced.
+    #[error("event {event} has other digests than the log's first event announces")]
+    Digests { event: usize },
+    /// A register that a log cannot tell about: MRTD or none at all.
+    #[error("event {event} extends measurement register {index}; 1 to 4 are RTMR0 to RTMR3")]
+    Register { event: usize, index: u32 },
+    /// Bytes behind the last event that are neither all 0xff nor all zero.
+    #[error("what follows event {event} is neither an event nor padding")]
+    Padding { event: usize },
+    /// The event's digest is not of its data although the event's type says so.
+    #[error("event {event} ({name}) has a digest that is not of its data")]
+    EventDigest { event: usize, name: &'static str },
+    /// A separator that does not say that it is one.
+    #[error("event {event} is a separator with other data than four times 0x00 or 0xff")]
+    SeparatorData { event: usize },
+    /// A second line between firmware and what it starts: events of one side pose as the other's.
+    #[error("event {event} is a second separator in {rtmr}")]
+    SecondSeparator { event: usize, rtmr: RtmrIndex },
+}
+
+impl EventLogError {
+    /// Whether the log is well-formed and lies.
+    pub const fn is_lie(self) -> bool {
+        matches!(self, Self::EventDigest { .. } | Self::SeparatorData { .. } | Self::SecondSeparator { .. })
+    }
+}
+
+/// One of RTMR0 to RTMR3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RtmrIndex(u8);
+
+impl RtmrIndex {
+    /// From a log's number, where 0 is MRTD.
+    fn from_log(index: u32) -> Option<Self> {
+        let index = u8::try_from(index).ok()?.checked_sub(1)?;
+        (index < 4).then_some(Self(index))
+    }
+
+    /// 0 to 3.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for RtmrIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RTMR{}", self.0)
+    }
+}
+
+/// How an event's data is tied to its digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventData<'a> {
+    /// The digest is of these bytes: they are as true as the digest.
+    Measured(&'a [u8]),
+    /// The digest is of something else; this only describes it, and anybody could have written it.
+    Described(&'a [u8]),
+}
+
+impl<'a> EventData<'a> {
+    /// The bytes, true or not.
+    pub const fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::Measured(bytes) | Self::Described(bytes) => bytes,
+        }
+    }
+
+    /// Whether the digest is of them.
+    pub const fn is_measured(self) -> bool {
+        matches!(self, Self::Measured(_))
+    }
+}
+
+/// One event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// What was extended; `None` for an EV_NO_ACTION, which extends nothing.
+    pub rtmr: Option<RtmrIndex>,
+    /// Its type.
+    pub kind: u32,
+    /// SHA-384, by which the RTMR was extended.
+    pub digest: &'a [u8; SHA384_BYTES],
+    /// What it is about.
+    pub data: EventData<'a>,
+}
+
+impl<'a> Event<'a> {
+    /// The name of its type, where it is known.
+    pub fn kind_name(&self) -> Option<&'static str> {
+        TYPES.iter().find(|row| row.0 == self.kind).map(|row| row.1)
+    }
+
+    /// The command line that GRUB gave the kernel, if this is the event that measures it.
+    pub fn kernel_command_line(&self) -> Option<&'a str> {
+        let EventData::Measured(data) = self.data else { return None };
+        let text = data.strip_prefix(b"kernel_cmdline: ").filter(|_| self.kind == EV_IPL)?;
+        core::str::from_utf8(text).ok().map(|text| text.trim_end_matches('\0'))
+    }
+}
+
+/// A well-formed log whose events are consistent in themselves.
+#[derive(Clone, Debug)]
+pub struct EventLog<'a> {
+    events: Vec<Event<'a>>,
+}
+
+/// TCG_PCClientPCREvent, the form of the first event only.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct FirstEvent {
+    register: U32,
+    kind: U32,
+    digest: [u8; 20],
+    len: U32,
+}
+const _: () = assert!(size_of::<FirstEvent>() == 32);
+
+/// TCG_EfiSpecIDEvent up to its algorithms.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct SpecId {
+    signature: [u8; 16],
+    platform_class: U32,
+    version_minor: u8,
+    version_major: u8,
+    errata: u8,
+    uintn_size: u8,
+    algorithms: U32,
+}
+const _: () = assert!(size_of::<SpecId>() == 28);
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct Algorithm {
+    id: U16,
+    digest_bytes: U16,
+}
+
+/// TCG_PCR_EVENT2 up to its digests.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct EventHeader {
+    register: U32,
+    kind: U32,
+    digests: U32,
+}
+const _: () = assert!(size_of::<EventHeader>() == 12);
+
+/// UEFI_VARIABLE_DATA up to its name.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct VariableData {
+    name_guid: [u8; 16],
+    name_units: U64,
+    data_bytes: U64,
+}
+const _: () = assert!(size_of::<VariableData>() == 32);
+
+impl<'a> EventLog<'a> {
+    /// Whether these bytes say that they are a log.
+    pub fn recognises(bytes: &[u8]) -> bool {
+        bytes.get(size_of::<FirstEvent>()..).is_some_and(|data| data.starts_with(SIGNATURE))
+    }
+
+    /// Reads a log, with the padding of its area or without.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, EventLogError> {
+        if bytes.len() > MAX_BYTES {
+            return Err(EventLogError::TooLong { len: bytes.len() });
+        }
+        let mut rest = bytes;
+        let algorithms = header(&mut rest).ok_or(EventLogError::Header)?;
+        let sha384 = algorithms.iter().find(|algorithm| algorithm.id == TPM_ALG_SHA384);
+        if sha384.is_none_or(|algorithm| usize::from(algorithm.digest_bytes.get()) != SHA384_BYTES) {
+            return Err(EventLogError::NoSha384);
+        }
+        let mut events = Vec::new();
+        while !is_padding(rest) {
+            let number = events.len().saturating_add(1);
+            events.push(event(&mut rest, number, &algorithms)?);
+        }
+        check_separators(&events)?;
+        Ok(Self { events })
+    }
+
+    /// The events, without the first, which describes the log.
+    pub fn events(&self) -> &[Event<'a>] {
+        &self.events
+    }
+
+    /// What the RTMRs are after these events, and only these.
+    pub fn replay(&self) -> [[u8; SHA384_BYTES]; 4] {
+        let mut rtmrs = [[0; SHA384_BYTES]; 4];
+        for event in &self.events {
+            let Some(rtmr) = event.rtmr.and_then(|rtmr| rtmrs.get_mut(rtmr.index())) else { continue };
+            *rtmr = Sha384::new().chain_update(*rtmr).chain_update(event.digest).finalize().into();
+        }
+        rtmrs
+    }
+}
+
+fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+    let (taken, after) = rest.split_at_checked(len)?;
+    *rest = after;
+    Some(taken)
+}
+
+fn wire<'a, T: FromBytes + KnownLayout + Immutable + Unaligned>(rest: &mut &'a [u8]) -> Option<&'a T> {
+    let (value, after) = T::ref_from_prefix(rest).ok()?;
+    *rest = after;
+    Some(value)
+}
+
+fn counted<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = wire::<U32>(rest)?.get();
+    take(rest, usize::try_from(len).ok()?)
+}
+
+fn header(rest: &mut &[u8]) -> Option<Vec<Algorithm>> {
+    let first: &FirstEvent = wire(rest)?;
+    let mut data = take(rest, usize::try_from(first.len.get()).ok()?)?;
+    let id: &SpecId = wire(&mut data)?;
+    let count = id.algorithms.get();
+    if first.kind != EV_NO_ACTION || &id.signature != SIGNATURE || !(1..=MAX_ALGORITHMS).contains(&count) {
+        return None;
+    }
+    let algorithms = (0..count).map(|_| wire::<Algorithm>(&mut data).copied()).collect::<Option<Vec<_>>>()?;
+    let vendor_len: &u8 = wire(&mut data)?;
+    (data.len() == usize::from(*vendor_len)).then_some(algorithms)
+}
+
+/// An area that is larger than its log is filled with 0xff, or was never written.
+fn is_padding(rest: &[u8]) -> bool {
+    rest.iter().all(|&byte| byte == 0xff) || rest.iter().all(|&byte| byte == 0)
+}
+
+fn event<'a>(
+    rest: &mut &'a [u8],
+    number: usize,
+    algorithms: &[Algorithm],
+) -> Result<Event<'a>, EventLogError> {
+    let truncated = EventLogError::Truncated { event: number };
+    let header: &EventHeader = wire(rest).ok_or(truncated)?;
+    // The first register that is none: padding that is not all padding.
+    if header.register == u32::MAX {
+        return Err(EventLogError::Padding { event: number.saturating_sub(1) });
+    }
+    let (kind, index) = (header.kind.get(), header.register.get());
+    let digests = usize::try_from(header.digests.get()).unwrap_or(usize::MAX);
+    if digests != algorithms.len() {
+        return Err(EventLogError::Digests { event: number });
+    }
+    let mut digest = None;
+    for algorithm in algorithms {
+        let id: &U16 = wire(rest).ok_or(truncated)?;
+        if *id != algorithm.id {
+            return Err(EventLogError::Digests { event: number });
+        }
+        let bytes = take(rest, usize::from(algorithm.digest_bytes.get())).ok_or(truncated)?;
+        if *id == TPM_ALG_SHA384 {
+            digest = bytes.try_into().ok();
+        }
+    }
+    let digest: &[u8; SHA384_BYTES] = digest.ok_or(EventLogError::NoSha384)?;
+    let data = counted(rest).ok_or(truncated)?;
+    let rtmr = match kind {
+        EV_NO_ACTION => None,
+        _ => Some(RtmrIndex::from_log(index).ok_or(EventLogError::Register { event: number, index })?),
+    };
+    Ok(Event { rtmr, kind, digest, data: check_data(kind, digest, data, number)? })
+}
+
+/// Ties data and digest together as the type says.
+fn check_data<'a>(
+    kind: u32,
+    digest: &[u8; SHA384_BYTES],
+    data: &'a [u8],
+    event: usize,
+) -> Result<EventData<'a>, EventLogError> {
+    let measured = |bytes: &[u8]| Sha384::digest(bytes).as_slice() == digest;
+    let (name, of_data) =
+        TYPES.iter().find(|row| row.0 == kind).map_or(("unknown", false), |row| (row.1, row.2));
+    let wrong = EventLogError::EventDigest { event, name };
+    if kind == EV_NO_ACTION {
+        return Ok(EventData::Described(data));
+    }
+    if measured(data) {
+        return Ok(EventData::Measured(data));
+    }
+    if of_data {
+        return Err(wrong);
+    }
+    if let Some(text) = GRUB_PREFIXES.iter().find_map(|prefix| data.strip_prefix(*prefix))
+        && kind == EV_IPL
+    {
+        let text = text.strip_suffix(b"\0").unwrap_or(text);
+        return if measured(text) { Ok(EventData::Measured(data)) } else { Err(wrong) };
+    }
+    // EDK2 measures a boot variable's value only, newer versions the whole structure.
+    if kind == EV_EFI_VARIABLE_BOOT {
+        let value = variable_value(data).filter(|value| measured(value)).ok_or(wrong)?;
+        // The value is measured, its name is not; what the log says is the value under that name.
+        return Ok(EventData::Measured(value));
+    }
+    Ok(EventData::Described(data))
+}
+
+fn variable_value(mut data: &[u8]) -> Option<&[u8]> {
+    let variable: &VariableData = wire(&mut data)?;
+    let name_bytes = usize::try_from(variable.name_units.get()).ok()?.checked_mul(2)?;
+    take(&mut data, name_bytes)?;
+    (u64::try_from(data.len()) == Ok(variable.data_bytes.get())).then_some(data)
+}
+
+/// A separator is the line between firmware and what it starts; there is at most one in a register.
+fn check_separators(events: &[Event<'_>]) -> Result<(), EventLogError> {
+    let mut seen = [false; 4];
+    for (index, event) in events.iter().enumerate().filter(|(_, event)| event.kind == EV_SEPARATOR) {
+        let number = index.saturating_add(1);
+        if ![[0; 4], [0xff; 4]].iter().any(|value| value == event.data.bytes()) {
+            return Err(EventLogError::SeparatorData { event: number });
+        }
+        let Some(rtmr) = event.rtmr else { continue };
+        if let Some(seen) = seen.get_mut(rtmr.index())
+            && core::mem::replace(seen, true)
+        {
+            return Err(EventLogError::SecondSeparator { event: number, rtmr });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log of these events: register, type, digest, data.
+    fn log(events: &[(u32, u32, [u8; 48], &[u8])]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let id = [&SIGNATURE[..], &[0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0c, 0, 48, 0, 0]].concat();
+        bytes.extend([1, 0, 0, 0, 3, 0, 0, 0]);
+        bytes.extend([0; 20]);
+        bytes.extend((id.len() as u32).to_le_bytes());
+        bytes.extend(id);
+        for (register, kind, digest, data) in events {
+            bytes.extend(register.to_le_bytes());
+            bytes.extend(kind.to_le_bytes());
+            bytes.extend(1u32.to_le_bytes());
+            bytes.extend(TPM_ALG_SHA384.to_le_bytes());
+            bytes.extend(digest);
+            bytes.extend((data.len() as u32).to_le_bytes());
+            bytes.extend(*data);
+        }
+        bytes
+    }
+
+    fn of(data: &[u8]) -> [u8; 48] {
+        Sha384::digest(data).into()
+    }
+
+    const ACTION: u32 = 0x8000_0007;
+
+    #[test]
+    fn replay_extends_each_register_in_order_and_skips_what_extends_nothing() {
+        let events: &[(u32, u32, [u8; 48], &[u8])] = &[
+            (1, ACTION, of(b"a"), b"a"),
+            (0, EV_NO_ACTION, [0; 48], b"StartupLocality"),
+            (4, 0x6, [7; 48], b"tag"),
+            (1, EV_SEPARATOR, of(&[0; 4]), &[0; 4]),
+        ];
+        let bytes = log(events);
+        let rtmrs = EventLog::parse(&bytes).unwrap().replay();
+        let extend = |old: [u8; 48], digest: [u8; 48]| of(&[old, digest].concat());
+        let expected = extend(extend([0; 48], of(b"a")), of(&[0; 4]));
+        assert_eq!(rtmrs, [expected, [0; 48], [0; 48], extend([0; 48], [7; 48])]);
+    }
+
+    #[test]
+    fn a_log_may_end_at_its_last_event_or_in_padding() {
+        let bytes = log(&[(1, ACTION, of(b"a"), b"a")]);
+        for padding in [&[][..], &[0xff; 1], &[0xff; 4096], &[0; 3], &[0; 4096]] {
+            let padded = [&bytes[..], padding].concat();
+            assert_eq!(EventLog::parse(&padded).unwrap().events().len(), 1, "{}", padding.len());
+        }
+        let mixed = [&bytes[..], &[0xff; 20], &[0; 20]].concat();
+        assert_eq!(EventLog::parse(&mixed).unwrap_err(), EventLogError::Padding { event: 1 });
+        for cut in 66..bytes.len() {
+            let error = EventLog::parse(&bytes[..cut]).unwrap_err();
+            assert!(
+                matches!(error, EventLogError::Truncated { event: 1 } | EventLogError::Digests { event: 1 }),
+                "{cut}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn data_is_believed_only_where_the_digest_is_of_it() {
+        let variable = [&[9; 16][..], &1u64.to_le_bytes(), &2u64.to_le_bytes(), &[b'B', 0], b"on"].concat();
+        for (kind, digest, data, expected) in [
+            (ACTION, of(b"a"), &b"a"[..], Ok(true)),
+            (ACTION, of(b"b"), b"a", Err("EV_EFI_ACTION")),
+            (0x8, of(b"v"), b"w", Err("EV_S_CRTM_VERSION")),
+            (0x8000_0001, of(b"v"), b"w", Err("EV_EFI_VARIABLE_DRIVER_CONFIG")),
+            (0x8000_00e0, of(b"v"), b"w", Err("EV_EFI_VARIABLE_AUTHORITY")),
+            (0x8000_0006, of(b"v"), b"w", Err("EV_EFI_GPT_EVENT")),
+            (0x8000_000c, of(b"v"), b"w", Err("EV_EFI_VARIABLE_BOOT2")),
+            (EV_EFI_VARIABLE_BOOT, of(b"on"), &variable, Ok(true)),
+            (EV_EFI_VARIABLE_BOOT, of(&variable), &variable, Ok(true)),
+            (EV_EFI_VARIABLE_BOOT, of(b"no"), &variable, Err("EV_EFI_VARIABLE_BOOT")),
+            (EV_EFI_VARIABLE_BOOT, of(b"on"), &variable[..35], Err("EV_EFI_VARIABLE_BOOT")),
+            (EV_IPL, of(b"quiet"), b"kernel_cmdline: quiet\0", Ok(true)),
+            (EV_IPL, of(b"quiet"), b"kernel_cmdline: debug\0", Err("EV_IPL")),
+            (EV_IPL, of(b"set a"), b"grub_cmd: set b\0", Err("EV_IPL")),
+            (EV_IPL, of(b"a file"), b"/vmlinuz\0", Ok(false)),
+            (0x8000_0003, of(b"a file"), b"path", Ok(false)),
+            (0x1234, of(b"a file"), b"whatever", Ok(false)),
+        ] {
+            let bytes = log(&[(2, kind, digest, data)]);
+            let found = EventLog::parse(&bytes).map(|log| log.events()[0].data.is_measured());
+            let expected = expected.map_err(|name| EventLogError::EventDigest { event: 1, name });
+            assert_eq!(found, expected, "{kind:#x}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_command_line_is_told_only_where_it_was_measured() {
+        let bytes = log(&[
+            (3, EV_IPL, of(b"quiet"), b"kernel_cmdline: quiet\0"),
+            (3, 0x6, of(b"x"), b"kernel_cmdline: debug\0"),
+        ]);
+        let log = EventLog::parse(&bytes).unwrap();
+        let lines: Vec<_> = log.events().iter().map(Event::kernel_command_line).collect();
+        assert_eq!(lines, [Some("quiet"), None]);
+    }
+
+    #[test]
+    fn separators_are_one_a_register_and_say_that_they_are() {
+        let separator = |register, data: &'static [u8]| (register, EV_SEPARATOR, of(data), data);
+        let zero: &[u8] = &[0; 4];
+        for (events, expected) in [
+            (vec![separator(1, zero), separator(2, &[0xff; 4])], Ok(())),
+            (
+                vec![separator(1, zero), separator(1, zero)],
+                Err(EventLogError::SecondSeparator { event: 2, rtmr: RtmrIndex(0) }),
+            ),
+            (vec![separator(1, b"none")], Err(EventLogError::SeparatorData { event: 1 })),
+            (vec![separator(1, b"")], Err(EventLogError::SeparatorData { event: 1 })),
+        ] {
+            assert_eq!(EventLog::parse(&log(&events)).map(drop), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_no_log_is_refused() {
+        let bytes = log(&[(1, ACTION, of(b"a"), b"a")]);
+        let with = |at: usize, value: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = value;
+            EventLog::parse(&bytes).map(drop).unwrap_err()
+        };
+        for (at, value, expected) in [
+            (4, 4, EventLogError::Header),     // type of the first event
+            (28, 0xff, EventLogError::Header), // its length
+            (32, b's', EventLogError::Header), // its signature
+            (56, 2, EventLogError::Header),    // number of algorithms
+            (56, 0, EventLogError::Header),
+            (60, 0x0b, EventLogError::NoSha384), // algorithm
+            (62, 32, EventLogError::NoSha384),   // its digest's size
+            (64, 1, EventLogError::Header),      // vendor information
+            (65, 0, EventLogError::Register { event: 1, index: 0 }),
+            (65, 5, EventLogError::Register { event: 1, index: 5 }),
+            (73, 2, EventLogError::Digests { event: 1 }),
+            (77, 4, EventLogError::Digests { event: 1 }),
+            (127, 0xff, EventLogError::Truncated { event: 1 }),
+        ] {
+            assert_eq!(with(at, value), expected, "byte {at}");
+        }
+        assert_eq!(EventLog::parse(&[]).unwrap_err(), EventLogError::Header);
+        let len = MAX_BYTES + 1;
+        assert_eq!(EventLog::parse(&vec![0; len]).unwrap_err(), EventLogError::TooLong { len });
+    }
+}

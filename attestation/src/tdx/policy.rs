@@ -1,0 +1,245 @@
+//! What a relying party accepts: one struct, read from TOML or JSON through serde.
+//!
+//! [`Policy::default`] is strict about how a TD is protected and says nothing about what runs in it: a TD that the
+//! host may debug, profile or migrate, whose kernel the host may surprise with #VE, with service TDs bound to it
+//! or attributes that nobody here knows, on a TCB that is not up to date, is refused. Which MRTD, RTMRs and
+//! report data are right only the relying party knows. [`Policy::unchecked`] names what it left open.
+//!
+//! ```toml
+//! mrtd = ["1f0c…"]                 # allow-lists, 48 bytes each
+//! rtmr1 = ["77a0…"]
+//! report_data = "00ff…"            # exactly these 64 bytes
+//! event_log = "required"
+//!
+//! [td_attributes]                  # each bit: "forbidden", "allowed" or "required"
+//! perfmon = "forbidden"
+//!
+//! [tcb]
+//! accepted = ["UpToDate", "SWHardeningNeeded"]
+//! refused_advisories = ["INTEL-SA-01036"]
+//! min_evaluation_number = 18
+//! out_of_date_grace_days = 30
+//! ```
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use super::bits::TdAttributes;
+use super::tcb::TcbStatus;
+use crate::snp::{BitRule, Hex, bit_rules};
+
+bit_rules! {
+    /// Rules for ATTRIBUTES, which the TD was created with.
+    TdAttributeRules of TdAttributes {
+        debug: Forbidden,
+        hgs_plus_prof: Forbidden,
+        perf_prof: Forbidden,
+        pmt_prof: Forbidden,
+        icssd: Allowed,
+        servtd_ext: Forbidden,
+        lass: Allowed,
+        sept_ve_disable: Required,
+        migratable: Forbidden,
+        pks: Allowed,
+        kl: Allowed,
+        tpa: Forbidden,
+        perfmon: Allowed,
+    }
+}
+
+/// What may follow a quote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PaddingRule {
+    /// Nothing.
+    None,
+    /// Zeros, as the buffers of kernels and clouds have them.
+    #[default]
+    Zero,
+    /// Anything: it is not signed and means nothing.
+    Any,
+}
+
+/// What follows a quote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Padding {
+    None,
+    Zero,
+    Other,
+}
+
+impl Padding {
+    pub fn of(bytes: &[u8]) -> Self {
+        match bytes {
+            [] => Self::None,
+            bytes if bytes.iter().all(|&byte| byte == 0) => Self::Zero,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Whether an event log is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventLogRule {
+    /// A log that is given must be the one that made the RTMRs; none need be.
+    #[default]
+    IfGiven,
+    /// One must be given.
+    Required,
+}
+
+/// Rules for what Intel says about the TCB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TcbRules {
+    /// Accepted statuses. Default: `UpToDate` only. `Revoked` is never accepted.
+    pub accepted: Vec<TcbStatus>,
+    /// Advisories that must not apply, neither to the TCB of the launch nor to that of now. Default: none.
+    pub refused_advisories: Vec<String>,
+    /// Least number of the TCB evaluation that TCB info and QE identity are of. Default: 0.
+    pub min_evaluation_number: u32,
+    /// For how many days after its level's date a TCB that is out of date is as good as before. Default: 0.
+    pub out_of_date_grace_days: u32,
+}
+
+impl Default for TcbRules {
+    fn default() -> Self {
+        Self {
+            accepted: Vec::from([TcbStatus::UpToDate]),
+            refused_advisories: Vec::new(),
+            min_evaluation_number: 0,
+            out_of_date_grace_days: 0,
+        }
+    }
+}
+
+/// Rules for platforms that were registered as a whole. What a certificate does not say is taken as clear.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlatformRules {
+    /// Packages may be added to the platform. Default: Allowed.
+    pub dynamic_platform: BitRule,
+    /// Intel's registration service keeps the platform's keys. Default: Allowed.
+    pub cached_keys: BitRule,
+    /// SMT is on. Default: Allowed.
+    pub smt_enabled: BitRule,
+}
+
+impl Default for PlatformRules {
+    fn default() -> Self {
+        let allowed = BitRule::Allowed;
+        Self { dynamic_platform: allowed, cached_keys: allowed, smt_enabled: allowed }
+    }
+}
+
+/// The whole policy. A list that is absent allows everything; an empty list allows nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Allowed measurements of the TD's first memory.
+    pub mrtd: Option<Vec<Hex<48>>>,
+    /// Allowed values of RTMR0: the virtual firmware's configuration.
+    pub rtmr0: Option<Vec<Hex<48>>>,
+    /// Allowed values of RTMR1: what the firmware started.
+    pub rtmr1: Option<Vec<Hex<48>>>,
+    /// Allowed values of RTMR2: what that started, and how.
+    pub rtmr2: Option<Vec<Hex<48>>>,
+    /// Allowed values of RTMR3: whatever the guest measures.
+    pub rtmr3: Option<Vec<Hex<48>>>,
+    /// What the report data must be, all 64 bytes.
+    pub report_data: Option<Hex<64>>,
+    /// Allowed TDX modules.
+    pub mrseam: Option<Vec<Hex<48>>>,
+    /// Allowed identifiers of the guest's configuration.
+    pub mrconfigid: Option<Vec<Hex<48>>>,
+    /// Allowed owners.
+    pub mrowner: Option<Vec<Hex<48>>>,
+    /// Allowed identifiers of the owner's configuration.
+    pub mrownerconfig: Option<Vec<Hex<48>>>,
+    /// Allowed service TDs, those of the launch and those of now. Absent, the default: none may be bound.
+    pub mrservicetd: Option<Vec<Hex<48>>>,
+    /// Allowed XFAM, the 8 bytes as they lie in the quote.
+    pub xfam: Option<Vec<Hex<8>>>,
+    /// Least TEE_TCB_SVN, byte by byte; in TDX 1.5 that of now, too.
+    pub min_tee_tcb_svn: Option<Hex<16>>,
+    /// Allowed platforms (PIID of the PCK certificate). A platform without one is refused.
+    pub platform_instance_id: Option<Vec<Hex<16>>>,
+    /// Allowed models of platform.
+    pub fmspc: Option<Vec<Hex<6>>>,
+    /// What may follow the quote. Default: zeros.
+    pub quote_padding: PaddingRule,
+    /// Whether an event log is needed. Default: `if-given`.
+    pub event_log: EventLogRule,
+    /// Rules for the TD's attributes.
+    pub td_attributes: TdAttributeRules,
+    /// Rules for what Intel says about the TCB.
+    pub tcb: TcbRules,
+    /// Rules for the platform.
+    pub platform: PlatformRules,
+}
+
+impl Policy {
+    /// What nobody decides if not this policy: without MRTD and report data, *some* TD is behind the quote.
+    pub fn unchecked(&self) -> Vec<&'static str> {
+        let open = [
+            ("mrtd", self.mrtd.is_none()),
+            ("rtmr0", self.rtmr0.is_none()),
+            ("rtmr1", self.rtmr1.is_none()),
+            ("rtmr2", self.rtmr2.is_none()),
+            ("rtmr3", self.rtmr3.is_none()),
+            ("report_data", self.report_data.is_none()),
+            ("mrconfigid", self.mrconfigid.is_none()),
+        ];
+        open.into_iter().filter(|(_, open)| *open).map(|(name, _)| name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_what_an_empty_document_means() {
+        assert_eq!(serde_json::from_str::<Policy>("{}").unwrap(), Policy::default());
+        let text = serde_json::to_string(&Policy::default()).unwrap();
+        assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn misspelt_or_misshapen_rules_are_refused() {
+        for text in [
+            r#"{"mrdt": []}"#,
+            r#"{"mrtd": ["00"]}"#,
+            r#"{"rtmr4": []}"#,
+            r#"{"report_data": "zz"}"#,
+            r#"{"quote_padding": "some"}"#,
+            r#"{"event_log": "maybe"}"#,
+            r#"{"td_attributes": {"debgu": "forbidden"}}"#,
+            r#"{"td_attributes": {"debug": "maybe"}}"#,
+            r#"{"tcb": {"accepted": ["Fine"]}}"#,
+            r#"{"tcb": {"min_evaluation_number": -1}}"#,
+            r#"{"platform": {"smt": "allowed"}}"#,
+        ] {
+            assert!(serde_json::from_str::<Policy>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_attribute_has_a_rule() {
+        let rules = TdAttributeRules::default();
+        let names: Vec<_> = rules.rules(TdAttributes(0)).map(|(name, ..)| name).collect();
+        let expected = TdAttributes::BITS.iter().map(|(name, _)| *name).chain(["unknown"]);
+        assert_eq!(names, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_left_open_is_named() {
+        let open = Policy::default().unchecked();
+        assert_eq!(open, ["mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "report_data", "mrconfigid"]);
+        let policy = Policy { mrtd: Some(vec![]), report_data: Some(Hex([0; 64])), ..Policy::default() };
+        assert_eq!(policy.unchecked(), ["rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrconfigid"]);
+    }
+}

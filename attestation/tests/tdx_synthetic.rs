@@ -1,0 +1,175 @@
+//! TDX evidence of our own making, for quotes of every version and TD reports of every type: right, and wrong in
+//! one way at a time. Each case must be refused for exactly its reason.
+
+mod tdx_pki;
+
+use cloister_attestation::tdx::{Collateral, Evidence, PckCa, TcbStatus, authenticate, verify};
+use cloister_attestation::x509::UnixTime;
+use tdx_pki::cases::{ALL, Case, TDX_1_5, TDX_1_5_EX, VERSION_5};
+use tdx_pki::quote::{TEE_TCB_SVN, usual_events};
+use tdx_pki::*;
+
+/// Version and body type of every kind of quote.
+const KINDS: [(u16, u16); 4] = [(4, 2), (5, 2), (5, 3), (5, 4)];
+
+#[test]
+fn right_evidence_is_accepted_with_its_claims() {
+    for ((version, body), report_type) in KINDS.into_iter().zip(["1.0", "1.0", "1.5", "1.5ex"]) {
+        let verdict = Scenario::new(version, body).verify();
+        assert!(verdict.is_accepted(), "{version} {body}: {:?}", verdict.reasons);
+        let claims = verdict.claims.unwrap();
+        assert_eq!((claims.quote_version, claims.report_type), (version, report_type));
+        assert_eq!(claims.mrtd.0, [0x3e; 48]);
+        assert_eq!(claims.rtmr3.0, [0xa3; 48]);
+        assert_eq!(claims.report_data.0, [0xda; 64]);
+        assert_eq!(claims.tcb.status, TcbStatus::UpToDate);
+        assert_eq!(claims.platform.fmspc.0, FMSPC);
+        assert_eq!(claims.platform.platform_instance_id.unwrap().0, [0x66; 16]);
+        assert_eq!((claims.platform.pck_ca, claims.platform.pce_svn), (PckCa::Platform, 13));
+        assert!(claims.platform.configuration.unwrap().smt_enabled);
+        assert_eq!(claims.tee_tcb_svn2.is_some(), body > 2);
+        assert_eq!(claims.extended.as_ref().map(|ex| ex.td_id.0), (body == 4).then_some([0x1d; 32]));
+        // The latest beginning and the earliest end of everything.
+        assert_eq!(claims.collateral.not_before, "2026-11-10T00:00:00Z".parse().unwrap());
+        assert_eq!(claims.collateral.not_after, "2026-12-01T00:00:00Z".parse().unwrap());
+    }
+}
+
+fn check(cases: &[(&str, &[Case])], kinds: &[(u16, u16)]) -> usize {
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for (version, body) in kinds {
+        for (group, cases) in cases {
+            for (name, change, expected) in *cases {
+                let mut scenario = Scenario::new(*version, *body);
+                change(&mut scenario);
+                let mut found = scenario.codes();
+                found.sort_unstable();
+                let mut expected = expected.to_vec();
+                expected.sort_unstable();
+                if found != expected {
+                    wrong.push(format!(
+                        "v{version} type {body}, {group}, {name}: {found:?} instead of {expected:?}"
+                    ));
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    count
+}
+
+#[test]
+fn wrong_evidence_is_refused_for_exactly_its_reason() {
+    // The oldest and the newest: what lies between them differs from both in nothing that these cases touch.
+    println!("{} cases", check(ALL, &[KINDS[0], KINDS[3]]));
+}
+
+#[test]
+fn what_only_some_quotes_have_is_checked_in_them() {
+    check(&[("version 5", VERSION_5)], &KINDS[1..]);
+    check(&[("TDX 1.5", TDX_1_5)], &KINDS[2..]);
+    check(&[("TDX 1.5ex", TDX_1_5_EX)], &KINDS[3..]);
+}
+
+#[test]
+fn there_are_no_two_cases_of_one_name() {
+    let all = ALL.iter().map(|(_, cases)| *cases).chain([VERSION_5, TDX_1_5, TDX_1_5_EX]);
+    let mut names: Vec<_> = all.flatten().map(|(name, ..)| *name).collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
+
+#[test]
+fn several_faults_are_all_named() {
+    let mut scenario = Scenario::new(5, 3);
+    scenario.quote.quote_signer = Key::Rogue;
+    scenario.quote.qe_report_signer = Key::Rogue;
+    scenario.pck.signer = Key::Rogue;
+    scenario.pck.not_after = "2026-11-01T00:00:00Z";
+    scenario.pck_crl.next_update = Some("2026-11-02T00:00:00Z");
+    scenario.tcb_info.value["fmspc"] = "000000000000".into();
+    let expected = [
+        "certificate-signature",
+        "fmspc-mismatch",
+        "qe-report-signature",
+        "quote-signature",
+        "certificate-expired",
+        "crl-expired",
+    ];
+    let mut found = scenario.codes();
+    found.sort_unstable();
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn collateral_is_judged_once_and_ages_all_the_same() {
+    let scenario = Scenario::new(4, 2);
+    let collateral = Collateral::new(&scenario.collateral(), &scenario.roots());
+    assert!(collateral.reasons().is_empty());
+    let (from, to) = collateral.window();
+    let quote = scenario.quote_bytes();
+    let evidence = Evidence { quote: &quote, event_log: None };
+    let accepted = |time| verify(&evidence, &collateral, time, &scenario.policy).is_accepted();
+    // The PCK CRL ends first, and at its nextUpdate it has ended.
+    assert!(accepted(from) && accepted(scenario.time()) && accepted(UnixTime(to.0 - 1)));
+    assert!(!accepted(UnixTime(from.0 - 1)) && !accepted(to));
+    // It serves other quotes of the platform, and none of another.
+    let mut other = Scenario::new(5, 4);
+    other.sgx(SgxExtension::default().set("4", der::tlv(4, &[1; 6])));
+    let quote = other.quote_bytes();
+    let evidence = Evidence { quote: &quote, event_log: None };
+    let verdict = verify(&evidence, &collateral, scenario.time(), &scenario.policy);
+    assert_eq!(
+        verdict.reasons.codes().iter().map(|code| code.as_str()).collect::<Vec<_>>(),
+        ["fmspc-mismatch"]
+    );
+}
+
+#[test]
+fn a_relaunch_is_advised_with_what_was_wrong_at_launch() {
+    let mut scenario = Scenario::new(5, 3);
+    scenario.quote.set(TEE_TCB_SVN, &[4, 1, 3]);
+    let claims = scenario.verify().claims.unwrap();
+    assert_eq!(claims.tcb.status, TcbStatus::TDRelaunchAdvised);
+    assert_eq!(claims.tcb.advisories, ["INTEL-SA-00002"]);
+    assert_eq!(claims.tcb.module.unwrap().status, TcbStatus::OutOfDate);
+    assert_eq!(claims.tcb.current.unwrap().status, TcbStatus::UpToDate);
+}
+
+#[test]
+fn an_event_log_tells_what_was_measured_and_marks_what_was_not() {
+    let mut scenario = Scenario::new(5, 4);
+    scenario.event_log = Some(scenario.quote.measure(&usual_events()));
+    let log = scenario.verify().claims.unwrap().event_log.unwrap();
+    assert_eq!(log.kernel_command_line.as_deref(), Some("root=/dev/vda quiet"));
+    let measured: Vec<_> = log.events.iter().map(|event| event.data_measured).collect();
+    assert_eq!(measured, [true, true, true, true, false, true]);
+}
+
+#[test]
+fn a_known_platform_is_checked_no_less() {
+    let scenario = Scenario::new(5, 3);
+    let collateral = Collateral::new(&scenario.collateral(), &scenario.roots());
+    let first = scenario.quote_bytes();
+    let evidence = Evidence { quote: &first, event_log: None };
+    let platform = authenticate(&evidence, &collateral, scenario.time()).unwrap().verified_platform().clone();
+    // The same evidence with a known platform and without: the same answer, whatever is wrong.
+    for (group, cases) in ALL.iter().chain(&[("TDX 1.5", TDX_1_5)]) {
+        for (name, change, _) in *cases {
+            let mut s = Scenario::new(5, 3);
+            change(&mut s);
+            let (quote, collateral) = (s.quote_bytes(), Collateral::new(&s.collateral(), &s.roots()));
+            let evidence = Evidence { quote: &quote, event_log: s.event_log.as_deref() };
+            let unknown = authenticate(&evidence, &collateral, s.time()).map(|authentic| authentic.claims());
+            let known =
+                platform.authenticate(&evidence, &collateral, s.time()).map(|authentic| authentic.claims());
+            assert_eq!(known, unknown, "{group}, {name}");
+        }
+    }
+}
