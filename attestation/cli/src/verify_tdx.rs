@@ -7,8 +7,8 @@ use cloister_attestation::snp::Hex;
 use cloister_attestation::tdx::{Collateral, Evidence, Policy, TrustRoots, verify};
 use cloister_attestation::x509::UnixTime;
 
-use crate::read;
 use crate::verify::{policy, print, time};
+use crate::{ear, read};
 
 #[derive(Debug, clap::Args)]
 pub struct TdxArgs {
@@ -36,6 +36,8 @@ pub struct TdxArgs {
     /// Print the whole verdict as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    ear: ear::Args,
 }
 
 /// Returns whether the evidence was accepted.
@@ -50,7 +52,9 @@ pub fn run(args: &TdxArgs) -> anyhow::Result<bool> {
     let event_log = args.ccel.as_deref().map(read).transpose()?;
     let collateral = Collateral::new(&read(&args.collateral)?, &roots);
     let evidence = Evidence { quote: &quote, event_log: event_log.as_deref() };
-    print(&verify(&evidence, &collateral, time, &policy), args.json)
+    let verdict = verify(&evidence, &collateral, time, &policy);
+    ear::write(&args.ear, &verdict, time)?;
+    print(&verdict, args.json)
 }
 
 fn roots(args: &TdxArgs) -> anyhow::Result<TrustRoots> {

@@ -276,6 +276,7 @@ fn the_policy_in_the_book_is_one() {
     let (policy, _) = policy.split_once("```").unwrap();
     let policy = policy.replace("<96 digits>", &"00".repeat(48)).replace("<32 digits>", &"00".repeat(16));
     let temporary = tempfile::tempdir().unwrap();
-    let (empty, policy) = (write(temporary.path(), "empty", ""), write(temporary.path(), "policy.toml", policy));
+    let (empty, policy) =
+        (write(temporary.path(), "empty", ""), write(temporary.path(), "policy.toml", policy));
     assert_eq!(run(&["verify", "tdx", "--quote", &empty, "--collateral", &empty, "--policy", &policy]).0, 1);
 }
