@@ -51,6 +51,22 @@ pub struct Trust {
     /// Certificate revocation lists, DER.
     #[serde(default)]
     pub crls: Vec<PathBuf>,
+    /// The same for TDX.
+    #[serde(default)]
+    pub tdx: TdxTrust,
+}
+
+/// Roots and collateral of TDX platforms.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdxTrust {
+    /// PEM or DER root certificates to trust instead of Intel's own.
+    #[serde(default)]
+    pub roots: Vec<PathBuf>,
+    /// What Intel publishes beside them (JSON, as `cloister-attest verify tdx --collateral` takes), a file for each family of
+    /// platforms.
+    #[serde(default)]
+    pub collateral: Vec<PathBuf>,
 }
 
 /// Policies.
@@ -60,9 +76,12 @@ pub struct PolicyFiles {
     /// Rego release policy; the built-in default releases to accepted guests with a reference measurement.
     #[serde(default)]
     pub release: Option<PathBuf>,
-    /// Evidence policy (TOML, as `cloister-attest verify --policy` takes).
+    /// Evidence policy for SEV-SNP (TOML, as `cloister-attest verify snp --policy` takes).
     #[serde(default)]
     pub evidence: Option<PathBuf>,
+    /// Evidence policy for TDX (TOML, as `cloister-attest verify tdx --policy` takes).
+    #[serde(default)]
+    pub evidence_tdx: Option<PathBuf>,
 }
 
 /// The secret store.
@@ -132,11 +151,13 @@ impl Config {
 
     fn absolute(&mut self, base: &Path) {
         let Self { trust, policy, reference_values, store, token, .. } = self;
-        let lists = trust.roots.iter_mut().chain(&mut trust.crls).chain(reference_values);
+        let tdx = trust.tdx.roots.iter_mut().chain(&mut trust.tdx.collateral);
+        let lists = trust.roots.iter_mut().chain(&mut trust.crls).chain(tdx).chain(reference_values);
         let options = [
             &mut trust.chain,
             &mut policy.release,
             &mut policy.evidence,
+            &mut policy.evidence_tdx,
             &mut store.key_file,
             &mut token.key_file,
         ];

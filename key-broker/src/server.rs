@@ -11,7 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use cloister_kbs::{Attestation, COOKIE, Challenge, Request, Tee, Token, VERSION, jwe, path, resource_name};
+use cloister_kbs::{Attestation, COOKIE, Challenge, Request, Token, VERSION, jwe, path, resource_name};
 use cloister_policies::{Policy, Question, Resource};
 use rand::RngCore;
 use rand::rngs::OsRng;
@@ -22,10 +22,10 @@ use crate::problem::Problem;
 use crate::session::{Attested, Refusal, Sessions};
 use crate::store::{self, Store};
 use crate::token::{self, Issuer};
-use crate::verify::Verifier;
+use crate::verify::{SUPPORTED, Verifier};
 
-/// Bytes of a request body at most: a report, a certificate chain, and room.
-const MAX_BODY: usize = 128 << 10;
+/// Bytes of a request body at most: a report or quote, a certificate chain or event log, and room.
+const MAX_BODY: usize = 512 << 10;
 
 /// What requests share.
 pub struct State {
@@ -73,10 +73,10 @@ fn reference(path: &std::path::Path) -> Result<serde_json::Value, String> {
     let text = config::read_text(path).map_err(|e| e.to_string())?;
     let value: serde_json::Value =
         serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
-    match value.get("measurement").and_then(serde_json::Value::as_str) {
-        Some(_) => Ok(value),
-        None => Err(format!("{}: no measurement in it", path.display())),
-    }
+    // SNP's and TDX's names for it.
+    let measured =
+        ["measurement", "mrtd"].iter().any(|key| value.get(key).is_some_and(serde_json::Value::is_string));
+    if measured { Ok(value) } else { Err(format!("{}: no measurement in it", path.display())) }
 }
 
 type Shared = axum::extract::State<Arc<State>>;
@@ -114,19 +114,23 @@ async fn auth(state: Shared, body: Bytes) -> Result<Response, Problem> {
             request.version
         )));
     }
-    if request.tee != Tee::Snp {
+    if !SUPPORTED.contains(&request.tee) {
+        let supported = SUPPORTED.map(|tee| tee.as_ref().to_owned()).join(" and ");
         return Err(Problem::unsupported(format!(
-            "TEE {:?}; this broker verifies snp",
+            "TEE {:?}; this broker verifies {supported}",
             request.tee.as_ref()
         )));
     }
     let mut bytes = [0u8; 32];
     OsRng.fill_bytes(&mut bytes);
     let nonce = BASE64_STANDARD.encode(bytes);
-    let id = state.sessions().begin(nonce.clone(), Instant::now()).map_err(|refusal| match refusal {
-        Refusal::Full => Problem::busy(),
-        Refusal::Unknown => Problem::internal(),
-    })?;
+    let id =
+        state.sessions().begin(request.tee, nonce.clone(), Instant::now()).map_err(
+            |refusal| match refusal {
+                Refusal::Full => Problem::busy(),
+                Refusal::Unknown => Problem::internal(),
+            },
+        )?;
     let challenge = Challenge { nonce, extra_params: serde_json::json!({}) };
     let cookie = format!("{COOKIE}={id}; Path=/kbs; HttpOnly; SameSite=Strict");
     Ok(([(header::SET_COOKIE, cookie)], Json(challenge)).into_response())
@@ -150,7 +154,7 @@ async fn attest(state: Shared, headers: HeaderMap, body: Bytes) -> Result<Json<T
 fn judge(state: &State, headers: &HeaderMap, body: &Bytes) -> Result<Attested, Problem> {
     let id = cookie(headers).ok_or_else(|| Problem::unauthenticated("no session cookie"))?;
     let attestation: Attestation = parse(body)?;
-    let nonce = state
+    let (tee, nonce) = state
         .sessions()
         .take_nonce(id, Instant::now())
         .map_err(|_| Problem::unauthenticated("no such session, or its nonce was used"))?;
@@ -159,12 +163,12 @@ fn judge(state: &State, headers: &HeaderMap, body: &Bytes) -> Result<Attested, P
     }
     let report_data = cloister_kbs::report_data(&attestation.runtime_data)
         .map_err(|e| Problem::bad_request(format!("runtime-data: {e}")))?;
-    let evidence = serde_json::from_value(attestation.tee_evidence.primary_evidence)
-        .map_err(|e| Problem::bad_request(format!("tee-evidence: {e}")))?;
     let now = SystemTime::now();
-    let judgement = state.verifier.judge(&evidence, &report_data, now)?;
+    let evidence = attestation.tee_evidence.primary_evidence;
+    let judgement = state.verifier.judge(tee, evidence, &report_data, now)?;
     let token = state.issuer.issue(&judgement.verdict, &nonce, &attestation.runtime_data.tee_pubkey, now)?;
     let attested = Attested {
+        tee,
         key: attestation.runtime_data.tee_pubkey,
         measurement: judgement.measurement,
         verdict: "accepted",
@@ -198,7 +202,7 @@ async fn resource(
     }
     let question = Question {
         resource: Resource { repository: &repository, kind: &kind, tag: &tag },
-        tee: "snp",
+        tee: attested.tee.as_ref(),
         verdict: attested.verdict,
         measurement: &attested.measurement,
         claims: &attested.claims,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use cloister_kbs::TeePubKey;
+use cloister_kbs::{Tee, TeePubKey};
 use rand::RngCore;
 use rand::rngs::OsRng;
 
@@ -12,9 +12,11 @@ use crate::config::SessionConfig;
 /// What attestation established.
 #[derive(Clone, Debug)]
 pub struct Attested {
-    /// The guest's key, which its report binds.
+    /// What the guest said that it is, and its evidence showed.
+    pub tee: Tee,
+    /// The guest's key, which its evidence binds.
     pub key: TeePubKey,
-    /// MEASUREMENT, hexadecimal.
+    /// MEASUREMENT or MRTD, hexadecimal.
     pub measurement: String,
     /// "accepted" or "rejected".
     pub verdict: &'static str,
@@ -27,7 +29,7 @@ pub struct Attested {
 #[derive(Debug)]
 enum State {
     /// The nonce is out.
-    Challenged { nonce: String },
+    Challenged { tee: Tee, nonce: String },
     /// An attestation came; the nonce is spent.
     Spent,
     /// It was good.
@@ -74,23 +76,23 @@ impl Sessions {
         self.by_id.retain(|_, session| now.saturating_duration_since(session.begun) < ttl);
     }
 
-    /// A new session for a nonce; its ID.
-    pub fn begin(&mut self, nonce: String, now: Instant) -> Result<String, Refusal> {
+    /// A new session of a guest of that kind, for a nonce; its ID.
+    pub fn begin(&mut self, tee: Tee, nonce: String, now: Instant) -> Result<String, Refusal> {
         self.expire(now);
         if self.by_id.len() >= self.limits.max {
             return Err(Refusal::Full);
         }
         let id = random_hex::<16>();
-        self.by_id.insert(id.clone(), Session { begun: now, state: State::Challenged { nonce } });
+        self.by_id.insert(id.clone(), Session { begun: now, state: State::Challenged { tee, nonce } });
         Ok(id)
     }
 
     /// Takes the nonce: whatever becomes of this attestation, the nonce is not good for another.
-    pub fn take_nonce(&mut self, id: &str, now: Instant) -> Result<String, Refusal> {
+    pub fn take_nonce(&mut self, id: &str, now: Instant) -> Result<(Tee, String), Refusal> {
         self.expire(now);
         let session = self.by_id.get_mut(id).ok_or(Refusal::Unknown)?;
         match std::mem::replace(&mut session.state, State::Spent) {
-            State::Challenged { nonce } => Ok(nonce),
+            State::Challenged { tee, nonce } => Ok((tee, nonce)),
             other => {
                 session.state = other;
                 Err(Refusal::Unknown)
@@ -123,6 +125,7 @@ mod tests {
 
     fn attested(token: &str) -> Attested {
         Attested {
+            tee: Tee::Snp,
             key: TeePubKey::EC { crv: String::new(), alg: String::new(), x: String::new(), y: String::new() },
             measurement: String::new(),
             verdict: "accepted",
@@ -134,15 +137,15 @@ mod tests {
     #[test]
     fn a_nonce_is_good_once() {
         let (mut sessions, now) = (Sessions::new(SessionConfig::default()), Instant::now());
-        let id = sessions.begin("n".into(), now).unwrap();
-        assert_eq!(sessions.take_nonce(&id, now).as_deref(), Ok("n"));
-        assert_eq!(sessions.take_nonce(&id, now), Err(Refusal::Unknown), "spent");
-        assert_eq!(sessions.take_nonce("other", now), Err(Refusal::Unknown));
+        let id = sessions.begin(Tee::Tdx, "n".into(), now).unwrap();
+        assert!(matches!(sessions.take_nonce(&id, now), Ok((Tee::Tdx, nonce)) if nonce == "n"));
+        assert_eq!(sessions.take_nonce(&id, now).err(), Some(Refusal::Unknown), "spent");
+        assert_eq!(sessions.take_nonce("other", now).err(), Some(Refusal::Unknown));
         assert!(sessions.get(&id, None, now).is_err(), "not attested");
         sessions.attested(&id, attested("t")).unwrap();
         assert!(sessions.get(&id, Some("t"), now).is_ok() && sessions.get(&id, None, now).is_ok());
         assert!(sessions.get(&id, Some("u"), now).is_err(), "another token");
-        assert_eq!(sessions.take_nonce(&id, now), Err(Refusal::Unknown), "still spent");
+        assert_eq!(sessions.take_nonce(&id, now).err(), Some(Refusal::Unknown), "still spent");
         assert!(sessions.get(&id, None, now).is_ok(), "a second attempt does not end the session");
     }
 
@@ -150,11 +153,11 @@ mod tests {
     fn sessions_end_and_are_bounded() {
         let limits = SessionConfig { ttl_seconds: 10, max: 2 };
         let (mut sessions, now) = (Sessions::new(limits), Instant::now());
-        let id = sessions.begin("a".into(), now).unwrap();
-        sessions.begin("b".into(), now).unwrap();
-        assert_eq!(sessions.begin("c".into(), now), Err(Refusal::Full));
+        let id = sessions.begin(Tee::Snp, "a".into(), now).unwrap();
+        sessions.begin(Tee::Snp, "b".into(), now).unwrap();
+        assert_eq!(sessions.begin(Tee::Snp, "c".into(), now), Err(Refusal::Full));
         let later = now + Duration::from_secs(10);
-        assert_eq!(sessions.take_nonce(&id, later), Err(Refusal::Unknown), "expired");
-        assert!(sessions.begin("d".into(), later).is_ok());
+        assert_eq!(sessions.take_nonce(&id, later).err(), Some(Refusal::Unknown), "expired");
+        assert!(sessions.begin(Tee::Snp, "d".into(), later).is_ok());
     }
 }

@@ -10,9 +10,10 @@ use base64::prelude::BASE64_STANDARD;
 use cloister_attestation::ear::{EarContext, ear_jwt};
 use cloister_attestation::jose;
 use cloister_attestation::signing::SigningKey;
-use cloister_attestation::snp::Verdict;
+use cloister_attestation::verdict::Verdict;
 use cloister_attestation::x509::UnixTime;
 use cloister_kbs::TeePubKey;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::{self, Error, SessionConfig, TokenConfig};
@@ -44,9 +45,9 @@ impl Issuer {
     }
 
     /// The token for a verdict on evidence that answers `nonce` and binds `guest`.
-    pub fn issue(
+    pub fn issue<C: Serialize>(
         &self,
-        verdict: &Verdict,
+        verdict: &Verdict<C>,
         nonce: &str,
         guest: &TeePubKey,
         now: SystemTime,
@@ -74,7 +75,7 @@ mod tests {
         let issuer = Issuer::open(&TokenConfig::default(), &session).unwrap();
         let guest =
             TeePubKey::EC { crv: "P-256".into(), alg: "ECDH-ES+A256KW".into(), x: "x".into(), y: "y".into() };
-        let verdict = Verdict::new(Reasons::default(), None, Vec::new());
+        let verdict = Verdict::<Value>::new(Reasons::default(), None, Vec::new());
         let now = UNIX_EPOCH + std::time::Duration::from_secs(1000);
         let token = issuer.issue(&verdict, "dGhlIG5vbmNl+w==", &guest, now).unwrap();
         let parts: Vec<Value> = token

@@ -1,12 +1,18 @@
 //! The verifier: evidence in, claims out. All reasons for a refusal go to the log and, by code, to the guest.
 
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use cloister_attestation::snp::{self, Collateral, Evidence, Hex, Policy, TrustRoots};
+use cloister_attestation::snp::Hex;
+use cloister_attestation::verdict::Verdict;
 use cloister_attestation::x509::UnixTime;
-use cloister_kbs::SnpEvidence;
+use cloister_attestation::{snp, tdx};
+use cloister_kbs::{SnpEvidence, TdxEvidence, Tee};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::config::{self, Config, Error};
 use crate::problem::Problem;
@@ -14,74 +20,179 @@ use crate::problem::Problem;
 /// What evidence established.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    /// MEASUREMENT, hexadecimal.
+    /// MEASUREMENT or MRTD, hexadecimal.
     pub measurement: String,
-    /// Claims.
-    pub claims: serde_json::Value,
+    /// What is claimed.
+    pub claims: Value,
     /// Everything that was found, for the token.
-    pub verdict: snp::Verdict,
+    pub verdict: Verdict<Value>,
 }
 
-/// Roots, collateral and evidence policy.
+/// Roots, collateral and evidence policies, for both TEEs.
 pub struct Verifier {
-    roots: TrustRoots,
+    snp: Snp,
+    tdx: Tdx,
+}
+
+struct Snp {
+    roots: snp::TrustRoots,
     chain: Option<Vec<u8>>,
     crls: Vec<Vec<u8>>,
-    policy: Policy,
+    policy: snp::Policy,
+}
+
+struct Tdx {
+    collateral: Vec<tdx::Collateral>,
+    policy: tdx::Policy,
+}
+
+/// What a file holds is not what it should.
+fn contents(path: &Path, why: impl ToString) -> Error {
+    Error::Contents { path: path.to_owned(), why: why.to_string() }
+}
+
+fn policy<P: Default + DeserializeOwned>(path: Option<&PathBuf>) -> Result<P, Error> {
+    path.map_or_else(
+        || Ok(P::default()),
+        |path| toml::from_str(&config::read_text(path)?).map_err(|e| contents(path, e)),
+    )
 }
 
 impl Verifier {
     /// Reads what the configuration names.
     pub fn open(config: &Config) -> Result<Self, Error> {
-        let mut roots = if config.trust.roots.is_empty() { TrustRoots::amd() } else { TrustRoots::none() };
-        for path in &config.trust.roots {
-            let bytes = config::read(path)?;
-            roots.add(&bytes).map_err(|e| Error::Contents { path: path.clone(), why: e.to_string() })?;
-        }
-        let policy = match &config.policy.evidence {
-            Some(path) => toml::from_str(&config::read_text(path)?)
-                .map_err(|e| Error::Contents { path: path.clone(), why: e.to_string() })?,
-            None => Policy::default(),
-        };
-        let chain = config.trust.chain.as_deref().map(config::read).transpose()?;
-        let crls = config.trust.crls.iter().map(|path| config::read(path)).collect::<Result<_, _>>()?;
-        Ok(Self { roots, chain, crls, policy })
+        Ok(Self { snp: Snp::open(config)?, tdx: Tdx::open(config)? })
     }
 
     /// Judges evidence at a time. The report data must be exactly what this exchange demands, whatever the policy says.
     pub fn judge(
         &self,
-        evidence: &SnpEvidence,
+        tee: Tee,
+        evidence: Value,
         report_data: &[u8; 64],
         now: SystemTime,
     ) -> Result<Judgement, Problem> {
-        let decode = |what: &str, text: &str| {
-            BASE64_STANDARD.decode(text).map_err(|_| Problem::bad_request(format!("{what} is not base64")))
-        };
+        let time = UnixTime(now.duration_since(UNIX_EPOCH).map_err(|_| Problem::internal())?.as_secs());
+        match tee {
+            Tee::Snp => {
+                let verdict = self.snp.judge(&parse(evidence)?, report_data, time)?;
+                conclude(verdict, |claims| hex::encode(claims.measurement.0))
+            }
+            Tee::Tdx => {
+                let verdict = self.tdx.judge(&parse(evidence)?, report_data, time)?;
+                conclude(verdict, |claims| hex::encode(claims.mrtd.0))
+            }
+            other => Err(Problem::unsupported(format!("evidence of {:?}", other.as_ref()))),
+        }
+    }
+}
+
+/// The TEEs whose evidence is judged here.
+pub const SUPPORTED: [Tee; 2] = [Tee::Snp, Tee::Tdx];
+
+fn parse<T: DeserializeOwned>(evidence: Value) -> Result<T, Problem> {
+    serde_json::from_value(evidence).map_err(|e| Problem::bad_request(format!("tee-evidence: {e}")))
+}
+
+fn decode(what: &str, text: &str) -> Result<Vec<u8>, Problem> {
+    BASE64_STANDARD.decode(text).map_err(|_| Problem::bad_request(format!("{what} is not base64")))
+}
+
+/// An accepted verdict as a judgement; a rejected one as a problem that names every reason.
+fn conclude<C: Serialize>(
+    verdict: Verdict<C>,
+    measurement: impl Fn(&C) -> String,
+) -> Result<Judgement, Problem> {
+    match &verdict.claims {
+        Some(claims) if verdict.is_accepted() => {
+            let measurement = measurement(claims);
+            let claims = serde_json::to_value(claims).map_err(|_| Problem::internal())?;
+            let verdict = Verdict::new(verdict.reasons, Some(claims.clone()), verdict.unchecked);
+            Ok(Judgement { measurement, claims, verdict })
+        }
+        _ => {
+            let reasons: Vec<String> =
+                verdict.reasons.iter().map(|r| format!("{}: {}", r.code.as_str(), r.message)).collect();
+            Err(Problem::attestation_failed(reasons.join("; ")))
+        }
+    }
+}
+
+impl Snp {
+    fn open(config: &Config) -> Result<Self, Error> {
+        let trust = &config.trust;
+        let mut roots = if trust.roots.is_empty() { snp::TrustRoots::amd() } else { snp::TrustRoots::none() };
+        for path in &trust.roots {
+            roots.add(&config::read(path)?).map_err(|e| contents(path, e))?;
+        }
+        let chain = trust.chain.as_deref().map(config::read).transpose()?;
+        let crls = trust.crls.iter().map(|path| config::read(path)).collect::<Result<_, _>>()?;
+        Ok(Self { roots, chain, crls, policy: policy(config.policy.evidence.as_ref())? })
+    }
+
+    fn judge(
+        &self,
+        evidence: &SnpEvidence,
+        report_data: &[u8; 64],
+        time: UnixTime,
+    ) -> Result<snp::Verdict, Problem> {
         let report = decode("report", &evidence.report)?;
         let table = decode("certificate_table", &evidence.certificate_table)?;
-        let time = now.duration_since(UNIX_EPOCH).map_err(|_| Problem::internal())?;
         let certificates: Vec<&[u8]> = self.chain.iter().map(Vec::as_slice).collect();
         let crls: Vec<&[u8]> = self.crls.iter().map(Vec::as_slice).collect();
-        let evidence = Evidence {
+        let evidence = snp::Evidence {
             report: &report,
             certificates: &certificates,
             certificate_table: (!table.is_empty()).then_some(table.as_slice()),
         };
-        let policy = Policy { report_data: Some(Hex(*report_data)), ..self.policy.clone() };
-        let collateral = Collateral { crls: &crls };
-        let verdict = snp::verify(&evidence, &self.roots, &collateral, UnixTime(time.as_secs()), &policy);
-        match &verdict.claims {
-            Some(claims) if verdict.is_accepted() => Ok(Judgement {
-                measurement: hex::encode(claims.measurement.0),
-                claims: serde_json::to_value(claims).map_err(|_| Problem::internal())?,
-                verdict,
-            }),
-            _ => {
-                let reasons: Vec<String> =
-                    verdict.reasons.iter().map(|r| format!("{}: {}", r.code.as_str(), r.message)).collect();
-                Err(Problem::attestation_failed(reasons.join("; ")))
-            }
+        let policy = snp::Policy { report_data: Some(Hex(*report_data)), ..self.policy.clone() };
+        Ok(snp::verify(&evidence, &self.roots, &snp::Collateral { crls: &crls }, time, &policy))
+    }
+}
+
+impl Tdx {
+    fn open(config: &Config) -> Result<Self, Error> {
+        let trust = &config.trust.tdx;
+        let mut roots =
+            if trust.roots.is_empty() { tdx::TrustRoots::intel() } else { tdx::TrustRoots::none() };
+        for path in &trust.roots {
+            roots.add(&config::read(path)?).map_err(|e| contents(path, e))?;
         }
+        let collateral = trust.collateral.iter().map(|path| {
+            let collateral = tdx::Collateral::new(&config::read(path)?, &roots);
+            // Without TCB information it can judge nobody; what else is wrong with it, each verdict says.
+            match collateral.tcb_info() {
+                Some(_) => Ok(collateral),
+                None => Err(contents(path, "no TCB information that can be read")),
+            }
+        });
+        let collateral = collateral.collect::<Result<_, _>>()?;
+        Ok(Self { collateral, policy: policy(config.policy.evidence_tdx.as_ref())? })
+    }
+
+    /// Every platform family has collateral of its own: the verdict is that of the one that the quote belongs to.
+    fn judge(
+        &self,
+        evidence: &TdxEvidence,
+        report_data: &[u8; 64],
+        time: UnixTime,
+    ) -> Result<tdx::Verdict, Problem> {
+        let quote = decode("quote", &evidence.quote)?;
+        let log = decode("cc_eventlog", &evidence.cc_eventlog)?;
+        let evidence =
+            tdx::Evidence { quote: &quote, event_log: (!log.is_empty()).then_some(log.as_slice()) };
+        let policy = tdx::Policy { report_data: Some(Hex(*report_data)), ..self.policy.clone() };
+        let verdicts =
+            self.collateral.iter().map(|collateral| tdx::verify(&evidence, collateral, time, &policy));
+        let mut last = None;
+        for verdict in verdicts {
+            if verdict.is_accepted() {
+                return Ok(verdict);
+            }
+            // Authentic but not acceptable says more than authentic by somebody else's collateral.
+            let better = last.as_ref().is_none_or(|v: &tdx::Verdict| v.claims.is_none());
+            last = if better { Some(verdict) } else { last };
+        }
+        last.ok_or_else(|| Problem::unsupported("this broker has no TDX collateral".to_owned()))
     }
 }

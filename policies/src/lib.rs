@@ -27,11 +27,11 @@ pub enum Error {
 pub struct Question<'a> {
     /// The resource.
     pub resource: Resource<'a>,
-    /// "snp".
+    /// "snp" or "tdx".
     pub tee: &'a str,
     /// "accepted" or "rejected".
     pub verdict: &'a str,
-    /// MEASUREMENT, lower-case hexadecimal.
+    /// MEASUREMENT or MRTD, lower-case hexadecimal.
     pub measurement: &'a str,
     /// Claims of the evidence.
     pub claims: &'a serde_json::Value,
@@ -107,6 +107,23 @@ mod tests {
             !ask(DEFAULT, "accepted", "aa", &[json!({ "tee": "tdx", "measurement": "aa" })]),
             "another TEE's"
         );
+    }
+
+    #[test]
+    fn the_default_wants_all_registers_that_the_firmware_of_a_td_extends() {
+        let resource = Resource { repository: "demo", kind: "key", tag: "disk" };
+        let known = |rtmrs: serde_json::Value| [json!({ "tee": "tdx", "mrtd": "aa", "rtmrs": rtmrs })];
+        let allowed = |reference: &[serde_json::Value], rtmr2: &str| {
+            let claims = json!({ "rtmr0": "r0", "rtmr1": "r1", "rtmr2": rtmr2, "rtmr3": "theirs" });
+            let (tee, verdict, measurement) = ("tdx", "accepted", "aa");
+            let question = Question { resource, tee, verdict, measurement, claims: &claims, reference };
+            Policy::new(DEFAULT).unwrap().allows(&question)
+        };
+        let all = json!(["r0", "r1", "r2", "r3"]);
+        assert!(allowed(&known(all.clone()), "r2"));
+        assert!(!allowed(&known(all), "other"), "another command line");
+        assert!(!allowed(&known(json!([null, "r1", "r2", "r3"])), "r2"), "RTMR0 was not predicted");
+        assert!(!allowed(&[json!({ "tee": "snp", "measurement": "aa" })], "r2"), "another TEE's");
     }
 
     #[test]

@@ -41,6 +41,17 @@ pub struct SnpEvidence {
     pub certificate_table: String,
 }
 
+/// `primary_evidence` of a TDX guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdxEvidence {
+    /// The quote, base64.
+    pub quote: String,
+    /// The event log of the guest's firmware (the area that ACPI's CCEL table points to), base64; empty if there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cc_eventlog: String,
+}
+
 /// The answer to an attestation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
