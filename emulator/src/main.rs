@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use softkvm::snp::psp;
 use softkvm::uapi::tee::{STATE_VARIABLE, TEE_VARIABLE};
 
-/// Run a VMM on a software machine that answers KVM's ioctls, with AMD SEV-SNP.
+/// Run a VMM on a software machine that answers KVM's ioctls, with AMD SEV-SNP or Intel TDX.
 ///
 /// The command must be dynamically linked: a library is preloaded into it. Nothing that it launches is confidential, and
 /// no verifier trusts its reports unless told to.
@@ -79,7 +79,7 @@ fn open_platform() -> Result<psp::platform::Platform, String> {
 
 fn launch(run: &Run) -> Result<(), String> {
     let Some((program, arguments)) = run.command.split_first() else {
-        return Err("nothing to run: softkvm [--state DIR] [--tee snp|none] -- COMMAND ARGS…".into());
+        return Err("nothing to run: softkvm [--state DIR] [--tee snp|tdx|none] -- COMMAND ARGS…".into());
     };
     let tee = match run.tee {
         Tee::None => "none",
@@ -88,7 +88,7 @@ fn launch(run: &Run) -> Result<(), String> {
             open_platform()?;
             "snp"
         }
-        Tee::Tdx => return Err("this machine does not emulate TDX yet; use --tee snp or --tee none".into()),
+        Tee::Tdx => "tdx",
     };
     let library = library()?;
     let mut preload = library.into_os_string();

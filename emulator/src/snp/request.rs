@@ -4,7 +4,7 @@ use sha2::{Digest, Sha384};
 
 use super::launch::{Firmware, Identity, LaunchDigest};
 use super::page::{Page, put, u32_at, u64_at};
-use crate::machine::env::Ctx;
+use crate::machine::ctx::Ctx;
 use crate::uapi::cpuid;
 
 /// SNP firmware ABI version.
@@ -206,7 +206,7 @@ pub fn guest_request(ctx: &mut Ctx, request: u64, response: u64) -> u64 {
     {
         return FIRMWARE_INVALID_ADDRESS;
     }
-    let Some(snp) = &ctx.vm.snp else { return FIRMWARE_INVALID_ADDRESS };
+    let Some(snp) = ctx.vm.snp() else { return FIRMWARE_INVALID_ADDRESS };
     let answer = super::psp::message(&mut snp.launch(), &page);
     match answer {
         Ok(page) if ctx.vm.write_shared(response, &page[..]).is_ok() => 0,
