@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use softkvm::platform::state_directory;
 use softkvm::snp::psp;
+use softkvm::tdx::quoting::collateral::Collateral;
+use softkvm::tdx::quoting::{self as tdx, qgs};
 use softkvm::uapi::tee::{STATE_VARIABLE, TEE_VARIABLE};
 
 /// Run a VMM on a software machine that answers KVM's ioctls, with AMD SEV-SNP or Intel TDX.
@@ -43,10 +46,17 @@ enum Tee {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Write ark.pem, ask.pem, vcek.pem and crl.der, as an offline KDS mirror would hold them.
+    /// Write ark.pem, ask.pem, vcek.pem and crl.der, as an offline KDS mirror would hold them, and tdx-root.pem,
+    /// tdx-root.der and tdx-collateral.json, as an offline PCCS would.
     ExportCerts {
         /// Where to; created if it is not there.
         dir: PathBuf,
+    },
+    /// Serve quotes of this platform, as Intel's quote generation service would, until killed.
+    Qgs {
+        /// The unix socket to listen on.
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
     },
 }
 
@@ -66,15 +76,28 @@ fn go(cli: Cli) -> Result<(), String> {
         // SAFETY: no other thread has been started.
         unsafe { std::env::set_var(STATE_VARIABLE, state) };
     }
-    if let Some(Action::ExportCerts { dir }) = cli.action {
-        return open_platform()?.certs.export(&dir).map_err(|e| e.to_string());
+    match cli.action {
+        Some(Action::ExportCerts { dir }) => {
+            open_platform()?.certs.export(&dir).map_err(|e| e.to_string())?;
+            let platform = open_tdx_platform()?;
+            let collateral = Collateral::make(&platform).map_err(|e| e.to_string())?;
+            collateral.export(&platform, &dir).map_err(|e| e.to_string())
+        }
+        Some(Action::Qgs { socket }) => {
+            qgs::listen(&open_tdx_platform()?, &socket).map_err(|e| e.to_string())
+        }
+        None => launch(&cli.run),
     }
-    launch(&cli.run)
 }
 
 fn open_platform() -> Result<psp::platform::Platform, String> {
-    let dir = psp::state_directory().map_err(|e| e.to_string())?;
+    let dir = state_directory().map_err(|e| e.to_string())?;
     psp::platform::Platform::open(&dir).map_err(|e| e.to_string())
+}
+
+fn open_tdx_platform() -> Result<tdx::platform::Platform, String> {
+    let dir = state_directory().map_err(|e| e.to_string())?;
+    tdx::platform::Platform::open(&dir).map_err(|e| e.to_string())
 }
 
 fn launch(run: &Run) -> Result<(), String> {
@@ -88,7 +111,10 @@ fn launch(run: &Run) -> Result<(), String> {
             open_platform()?;
             "snp"
         }
-        Tee::Tdx => "tdx",
+        Tee::Tdx => {
+            open_tdx_platform()?;
+            "tdx"
+        }
     };
     let library = library()?;
     let mut preload = library.into_os_string();

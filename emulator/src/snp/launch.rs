@@ -212,8 +212,8 @@ impl Launch {
         }
         self.policy = policy;
         self.gosvw = gosvw;
-        self.vmpcks = std::array::from_fn(|_| super::request::random());
-        self.report_id = super::request::random();
+        self.vmpcks = std::array::from_fn(|_| crate::platform::random());
+        self.report_id = crate::platform::random();
         self.state = State::Started;
         Ok(())
     }

@@ -14,18 +14,6 @@ pub const ABI_MINOR: u8 = 55;
 /// Firmware build.
 pub const BUILD: u8 = 21;
 
-/// Random bytes from the kernel.
-pub fn random() -> [u8; 32] {
-    let mut bytes = [0u8; 32];
-    // SAFETY: the buffer is on this frame. 32 bytes are never cut short once the pool is initialised.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if got != 32 {
-        eprintln!("softkvm: the host has no random numbers; keys cannot be made");
-        std::process::abort();
-    }
-    bytes
-}
-
 /// Entries of the CPUID page at most (AMD 56860, "CPUID Page").
 const CPUID_ENTRIES: usize = 64;
 const CPUID_ENTRY_BYTES: usize = 48;

@@ -13,6 +13,8 @@ pub mod memory;
 pub mod metadata;
 pub mod mr;
 pub mod msr;
+pub mod quoting;
+pub mod report;
 pub mod sept;
 pub mod status;
 pub mod tdcall;

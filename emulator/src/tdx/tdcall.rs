@@ -4,7 +4,7 @@ use softkvm_cpu::{CpuState, Exception, Stop};
 
 use super::memory::{self, Views};
 use super::status::{self, operand};
-use super::{metadata, mr, ve, vmcall};
+use super::{metadata, mr, report, ve, vmcall};
 use crate::machine::env::VcpuEnv;
 
 const RCX: usize = CpuState::RCX;
@@ -27,6 +27,7 @@ const LEAVES: &[(u16, u8, &str, Leaf)] = &[
     (1, 0, "TDG.VP.INFO", vp_info),
     (2, 0, "TDG.MR.RTMR.EXTEND", rtmr_extend),
     (3, 0, "TDG.VP.VEINFO.GET", veinfo_get),
+    (4, 0, "TDG.MR.REPORT", report::mr_report),
     (5, 0, "TDG.VP.CPUIDVE.SET", cpuidve_set),
     (6, 0, "TDG.MEM.PAGE.ACCEPT", |env, cpu| memory::accept(env.ctx, cpu.gpr[RCX])),
     (7, 1, "TDG.VM.RD", metadata::vm_rd),
@@ -34,6 +35,7 @@ const LEAVES: &[(u16, u8, &str, Leaf)] = &[
     // No service TD can be bound here (KVM does not offer it), so no binding handle is valid.
     (18, 0, "TDG.SERVTD.RD", |_, _| Ok(BAD_RCX)),
     (20, 0, "TDG.SERVTD.WR", |_, _| Ok(BAD_RCX)),
+    (22, 0, "TDG.MR.VERIFYREPORT", report::mr_verifyreport),
 ];
 
 /// 64-bit code?

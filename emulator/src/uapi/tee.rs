@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::tdx::launch::attribute;
+use crate::tdx::quoting::platform::platform;
 
 /// The environment variable that `softkvm --tee` sets.
 pub const TEE_VARIABLE: &str = "SOFTKVM_TEE";
@@ -40,7 +41,8 @@ pub fn tdx_offered() -> bool {
     offered() == Offered::Tdx
 }
 
-/// ATTRIBUTES that KVM lets a client set: SEPT_VE_DISABLE alone.
+/// ATTRIBUTES that KVM lets a client set: SEPT_VE_DISABLE alone, unless the model's host is a hostile one.
 pub fn td_attributes() -> u64 {
-    attribute::SEPT_VE_DISABLE
+    let debug = platform().is_some_and(|platform| platform.model.kvm_allows_debug);
+    attribute::SEPT_VE_DISABLE | if debug { attribute::DEBUG } else { 0 }
 }
