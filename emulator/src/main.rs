@@ -1,7 +1,7 @@
 //! `softkvm`: runs a command with the software machine in place of `/dev/kvm` and `/dev/sev`.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -51,6 +51,9 @@ enum Action {
     ExportCerts {
         /// Where to; created if it is not there.
         dir: PathBuf,
+        /// One machine's only. Without it both are written, and AMD's keys, which take some seconds, are made.
+        #[arg(long, value_enum)]
+        only: Option<Tee>,
     },
     /// Serve quotes of this platform, as Intel's quote generation service would, until killed.
     Qgs {
@@ -77,17 +80,24 @@ fn go(cli: Cli) -> Result<(), String> {
         unsafe { std::env::set_var(STATE_VARIABLE, state) };
     }
     match cli.action {
-        Some(Action::ExportCerts { dir }) => {
-            open_platform()?.certs.export(&dir).map_err(|e| e.to_string())?;
-            let platform = open_tdx_platform()?;
-            let collateral = Collateral::make(&platform).map_err(|e| e.to_string())?;
-            collateral.export(&platform, &dir).map_err(|e| e.to_string())
-        }
+        Some(Action::ExportCerts { dir, only }) => export(&dir, only),
         Some(Action::Qgs { socket }) => {
             qgs::listen(&open_tdx_platform()?, &socket).map_err(|e| e.to_string())
         }
         None => launch(&cli.run),
     }
+}
+
+fn export(dir: &Path, only: Option<Tee>) -> Result<(), String> {
+    if matches!(only, None | Some(Tee::Snp)) {
+        open_platform()?.certs.export(dir).map_err(|e| e.to_string())?;
+    }
+    if matches!(only, None | Some(Tee::Tdx)) {
+        let platform = open_tdx_platform()?;
+        let collateral = Collateral::make(&platform).map_err(|e| e.to_string())?;
+        collateral.export(&platform, dir).map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }
 
 fn open_platform() -> Result<psp::platform::Platform, String> {

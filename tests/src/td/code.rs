@@ -46,7 +46,6 @@ pub enum Do {
     Insb,
     /// The script's next steps fetch VE_INFO themselves (1) or not (0): RAX.
     KeepVe,
-    Sti,
 }
 
 global_asm!(
@@ -174,10 +173,6 @@ global_asm!(
     "jmp td_save",
     ".balign 16",
     "mov [0x6038], rax",
-    "jmp td_save",
-    ".balign 16",
-    "sti",
-    "nop",
     "jmp td_save",
     ".balign 16",
     "td_save:",

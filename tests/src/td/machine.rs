@@ -22,9 +22,9 @@ pub const MMIO: u64 = 0xa0_0000;
 pub const MMIO_GVA: u64 = 0x4020_0000;
 /// RAM that the launch did not add, at the same guest-virtual address.
 pub const PENDING: u64 = 0x20_0000;
-/// The shared page [`SHARED`] once more, through a private mapping.
-pub const SHARED_AS_PRIVATE_GVA: u64 = SHARED;
-/// What TDVMCALL finds in R11 when the guest is done: the port of its last byte.
+/// The shared bit of a 48-bit TD.
+pub const SHARED_BIT: u64 = 1 << 47;
+/// The port of the guest's last byte.
 pub const DONE_PORT: u16 = 0x501;
 
 const RESET_PAGE: u64 = 0xffff_f000;
@@ -67,7 +67,7 @@ pub struct Step {
 }
 
 /// A step with some registers set.
-pub fn step(what: Do, registers: &[(usize, u64)]) -> Step {
+pub fn with(what: Do, registers: &[(usize, u64)]) -> Step {
     let mut gpr = [0; 16];
     for &(register, value) in registers {
         gpr[register] = value;
@@ -77,7 +77,7 @@ pub fn step(what: Do, registers: &[(usize, u64)]) -> Step {
 
 /// TDCALL of a leaf.
 pub fn tdcall(leaf: u64, registers: &[(usize, u64)]) -> Step {
-    let mut step = step(Do::Tdcall, registers);
+    let mut step = with(Do::Tdcall, registers);
     step.gpr[0] = leaf;
     step
 }
@@ -172,8 +172,7 @@ pub fn init_vm(options: &Options) -> InitVm {
 
 /// KVM_SET_CPUID2 with what KVM_TDX_GET_CPUID says, as a VMM does.
 pub fn set_cpuid(vcpu: &VcpuFd) -> Result<(), String> {
-    let mut own =
-        Cpuid { entries: 64, padding: 0, table: [kvm_cpuid_entry2::default(); 64] };
+    let mut own = Cpuid { entries: 64, padding: 0, table: [kvm_cpuid_entry2::default(); 64] };
     ioctl::with(vcpu, id::GET_CPUID, 0, &mut own).map_err(refused("KVM_TDX_GET_CPUID"))?;
     let mut entries: Vec<_> = own.table.iter().take(own.entries as usize).copied().collect();
     entries.push(kvm_cpuid_entry2 { function: 0x4000_0000, eax: 0x4000_0001, ..Default::default() });
@@ -311,7 +310,24 @@ impl Td {
         self.vcpu.run().map_err(|e| e.errno())
     }
 
-    /// Runs to the end of the script; `answer` serves the exits. The reset page's IDT pointer is loaded by the guest.
+    /// Gives a range to the guest or takes it, discarding what was there, as a client answers a conversion.
+    pub fn convert(&self, gpa: u64, bytes: u64, private: bool) -> Result<(), String> {
+        set_private(&self.vm, gpa, bytes, private)
+    }
+
+    /// Describes a KVM_EXIT_TDX, and answers it with these words: the status, then the function's.
+    pub fn exit_tdx(&mut self, words: &[u64]) -> String {
+        let run = self.vcpu.get_kvm_run();
+        // SAFETY: the exit's part of the union is all integers, and within the 256 bytes of padding.
+        let details: &mut [u64; 8] = unsafe { &mut *std::ptr::from_mut(&mut run.__bindgen_anon_1).cast() };
+        let seen = format!("KVM_EXIT_TDX flags {} nr {:#x} {:x?}", details[0], details[1], &details[2..5]);
+        for (to, from) in details.iter_mut().skip(2).zip(words) {
+            *to = *from;
+        }
+        seen
+    }
+
+    /// Runs to the end of the script; `answer` serves the exits.
     pub fn run(&mut self, mut answer: impl FnMut(VcpuExit<'_>) -> Result<(), String>) -> Result<(), String> {
         for _ in 0..1000 {
             match self.vcpu.run() {

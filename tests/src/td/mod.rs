@@ -4,6 +4,8 @@
 mod code;
 pub mod ioctl;
 mod machine;
+mod orders;
+pub mod quote;
 mod scenarios;
 
 pub use scenarios::run_all;
