@@ -83,6 +83,9 @@ const WIDTHS: u32 = 52 | 48 << 8;
 const LEAF1_ECX: u32 = 1 << 21 | 1 << 24 | 1 << 31;
 const LEAF1_EDX: u32 = 1 << 7 | 1 << 9 | 1 << 12 | 1 << 14 | 1 << 16;
 
+/// Bit of leaf 7 EDX.
+const ARCH_CAPABILITIES: u32 = 1 << 29;
+
 /// Sorted. A leaf that is not here raises #VE, as the module's faulting leaves do (6, 0Bh, 1Fh, 80000002h and on, …).
 static TABLE: &[Row] = &[
     fixed(0, None, [MAX_BASIC, word(INTEL, 0), word(INTEL, 8), word(INTEL, 4)]),
@@ -103,7 +106,7 @@ static TABLE: &[Row] = &[
     Row {
         leaf: 7,
         subleaf: Some(0),
-        source: Source::Features([1, 0, 0, 0]),
+        source: Source::Features([1, 0, 0, ARCH_CAPABILITIES]),
         direct: NONE,
         allow: [0, 0xdc2b_9b18, 0x0241_7f65, 0x0005_411c],
     },

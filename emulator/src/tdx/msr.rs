@@ -94,8 +94,10 @@ const TABLE: &[(u32, u32, Action, Action)] = &[
     (0xc000_0100, 0xc000_0103, Native, Native), // FS, GS, kernel GS base, TSC_AUX
 ];
 
-/// RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, MDS_NO, PSCHANGE_MC_NO, TAA_NO: an interpreter has none of these faults.
-const ARCHITECTURAL: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 8;
+/// RDCL_NO, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO,
+/// GDS_NO, RFDS_NO: an interpreter has none of these faults. Not IBRS_ALL, which promises IA32_SPEC_CTRL.
+const ARCHITECTURAL: u64 =
+    1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 7 << 13 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27;
 /// Fast strings; BTS and PEBS unavailable.
 const MISC_ENABLE: u64 = 1 | 1 << 11 | 1 << 12;
 
