@@ -180,6 +180,16 @@ fn dcap_qvl_accepts_quotes_under_the_emulated_root_and_refuses_them_under_intels
 }
 
 #[test]
+fn only_a_hostile_hosts_kvm_makes_debuggable_tds() {
+    let platform = Platform::new(Some(r#"{"kvm_allows_debug":true}"#));
+    let observed = td_guests(platform.state.path(), None);
+    let lines = &observed["KVM_TDX_* before and after KVM_TDX_INIT_VM"];
+    for line in ["attributes 0x10000001 xfam 0x3 calls [0, 3, 0, 0]", "INIT_VM with DEBUG: 0"] {
+        assert!(lines.iter().any(|seen| seen == line), "{line}: {lines:#?}");
+    }
+}
+
+#[test]
 fn a_bad_platform_shows_in_what_the_verifier_says() {
     let stale = r#"{"versions":{"sgx":[2,2,2,2,3,1,0,3,0,0,0,0,0,0,0,0],"pcesvn":11,"qe_isvsvn":4},
                     "tee_tcb_svn":[3,1,2,0,0,0,0,0,0,0,0,0,0,0,0,0]}"#;

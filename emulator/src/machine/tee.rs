@@ -14,9 +14,9 @@ pub enum Tee {
     /// None: the host sees everything.
     None,
     /// SEV-SNP.
-    Snp(SnpVm),
+    Snp(Box<SnpVm>),
     /// TDX.
-    Tdx(TdxVm),
+    Tdx(Box<TdxVm>),
 }
 
 /// What a TEE keeps from the processor: SEV-ES raises #VC for these, the TDX module #VE, #GP or #UD.
@@ -70,8 +70,8 @@ impl Tee {
     pub fn of(vm_type: VmType) -> Self {
         match vm_type {
             VmType::Default | VmType::SwProtected => Self::None,
-            VmType::Snp => Self::Snp(SnpVm::default()),
-            VmType::Tdx => Self::Tdx(TdxVm::default()),
+            VmType::Snp => Self::Snp(Box::default()),
+            VmType::Tdx => Self::Tdx(Box::default()),
         }
     }
 

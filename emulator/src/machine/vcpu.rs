@@ -416,7 +416,8 @@ pub fn deliver_pending(ctx: &mut Ctx, cpu: &mut Cpu) -> Result<(), softkvm_cpu::
         return Ok(());
     }
     let shared = Arc::clone(&ctx.shared);
-    if shared.nmis.load(Ordering::SeqCst) > 0 && !cpu.state.nmi_blocked && !cpu.state.interrupt_shadow {
+    let nmi_open = !cpu.state.nmi_blocked && !cpu.state.interrupt_shadow && !ctx.tdx.ve.valid;
+    if shared.nmis.load(Ordering::SeqCst) > 0 && nmi_open {
         shared.nmis.fetch_sub(1, Ordering::SeqCst);
         let mut env = VcpuEnv::new(ctx);
         cpu.deliver(&mut env, Event::Nmi);

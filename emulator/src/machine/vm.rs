@@ -180,7 +180,11 @@ impl Vm {
         let before = self.slots();
         let old = before.by_id(slot.id);
         if slot.bytes == 0 {
-            old.ok_or(Errno::EINVAL)?;
+            let old = old.ok_or(Errno::EINVAL)?;
+            if self.tdx().is_some() {
+                // KVM removes a memslot's pages from secure EPT; the RMP keeps them until guest_memfd gives them up.
+                super::confidential::taken_back(self, old.gpa, old.bytes);
+            }
             self.replace(before.without(slot.id));
             return Ok(());
         }

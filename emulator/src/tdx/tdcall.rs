@@ -1,11 +1,14 @@
 //! TDCALL: the leaves that a guest may call (TDX module ABI reference, "Guest-Side (TDCALL) Interface Functions").
 
+use std::sync::atomic::Ordering;
+
 use softkvm_cpu::{CpuState, Exception, Stop};
 
 use super::memory::{self, Views};
 use super::status::{self, operand};
 use super::{metadata, mr, report, ve, vmcall};
 use crate::machine::env::VcpuEnv;
+use crate::machine::vcpu::attention;
 
 const RCX: usize = CpuState::RCX;
 const RDX: usize = CpuState::RDX;
@@ -90,6 +93,10 @@ fn veinfo_get(env: &mut VcpuEnv<'_>, cpu: &mut CpuState) -> Result<u64, Stop> {
     ];
     for (register, value) in outputs {
         cpu.gpr[register] = if valid { value } else { 0 };
+    }
+    // The module holds NMIs back until now: a #VE inside of one would have been a double fault.
+    if env.ctx.shared.nmis.load(Ordering::SeqCst) > 0 {
+        env.ctx.shared.notify(attention::NMI);
     }
     Ok(if valid { status::SUCCESS } else { status::NO_VALID_VE_INFO })
 }

@@ -37,7 +37,8 @@ struct Maker {
     vendor: &'static [u8; 12],
     signature: u32,
     brand: &'static str,
-    physical_bits: u8,
+    /// EAX of leaf 8000_0008h.
+    widths: u32,
     highest_extended: u32,
 }
 
@@ -45,7 +46,7 @@ const AMD: Maker = Maker {
     vendor: b"AuthenticAMD",
     signature: SIGNATURE,
     brand: "softkvm emulated EPYC (Genoa instruction subset)",
-    physical_bits: PHYSICAL_BITS,
+    widths: PHYSICAL_BITS as u32 | 48 << 8,
     highest_extended: 0x8000_0021,
 };
 
@@ -53,7 +54,8 @@ const INTEL: Maker = Maker {
     vendor: b"GenuineIntel",
     signature: tdx::cpuid::SIGNATURE,
     brand: "softkvm emulated Xeon (Sapphire Rapids subset)",
-    physical_bits: 52,
+    // With the guest-physical width that KVM adds: five levels of EPT.
+    widths: 52 | 48 << 8 | 52 << 16,
     highest_extended: 0x8000_0008,
 };
 
@@ -110,7 +112,7 @@ fn supported_by(maker: &Maker) -> Vec<kvm_cpuid_entry2> {
         ),
         // Invariant TSC
         entry(0x8000_0007, 0, [0, 0, 0, 1 << 8]),
-        entry(0x8000_0008, 0, [u32::from(maker.physical_bits) | 48 << 8, 0, 0, 0]),
+        entry(0x8000_0008, 0, [maker.widths, 0, 0, 0]),
     ];
     if maker.highest_extended >= 0x8000_0021 {
         // LFENCE serialises, null selector clears base
