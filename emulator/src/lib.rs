@@ -5,12 +5,14 @@
 //! refuses with the kernel's errno and says so once on stderr; it never pretends.
 //!
 //! Rooms: [`preload`] (interposed libc symbols), [`uapi`] (ioctls and argument validation), [`machine`] (VM, vCPUs,
-//! memory, interrupts), [`snp`] (RMP, VMSA, GHCB, launch, secure processor).
+//! memory, interrupts), [`snp`] (RMP, VMSA, GHCB, launch, secure processor), [`tdx`] (secure EPT, TDCALL, #VE, launch), [`platform`] (keys and certificates that outlive a VM).
 #![allow(missing_docs, reason = "the public face of this crate is KVM's UAPI, not its Rust items")]
 
 pub mod machine;
+pub mod platform;
 pub mod preload;
 pub mod snp;
+pub mod tdx;
 pub mod uapi;
 
 /// Says once on stderr that the client asked for something that softkvm does not have.

@@ -1,14 +1,17 @@
 //! `softkvm`: runs a command with the software machine in place of `/dev/kvm` and `/dev/sev`.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use softkvm::platform::state_directory;
 use softkvm::snp::psp;
+use softkvm::tdx::quoting::collateral::Collateral;
+use softkvm::tdx::quoting::{self as tdx, qgs};
 use softkvm::uapi::tee::{STATE_VARIABLE, TEE_VARIABLE};
 
-/// Run a VMM on a software machine that answers KVM's ioctls, with AMD SEV-SNP.
+/// Run a VMM on a software machine that answers KVM's ioctls, with AMD SEV-SNP or Intel TDX.
 ///
 /// The command must be dynamically linked: a library is preloaded into it. Nothing that it launches is confidential, and
 /// no verifier trusts its reports unless told to.
@@ -43,10 +46,20 @@ enum Tee {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Write ark.pem, ask.pem, vcek.pem and crl.der, as an offline KDS mirror would hold them.
+    /// Write ark.pem, ask.pem, vcek.pem and crl.der, as an offline KDS mirror would hold them, and tdx-root.pem,
+    /// tdx-root.der and tdx-collateral.json, as an offline PCCS would.
     ExportCerts {
         /// Where to; created if it is not there.
         dir: PathBuf,
+        /// One machine's only. Without it both are written, and AMD's keys, which take some seconds, are made.
+        #[arg(long, value_enum)]
+        only: Option<Tee>,
+    },
+    /// Serve quotes of this platform, as Intel's quote generation service would, until killed.
+    Qgs {
+        /// The unix socket to listen on.
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
     },
 }
 
@@ -66,20 +79,40 @@ fn go(cli: Cli) -> Result<(), String> {
         // SAFETY: no other thread has been started.
         unsafe { std::env::set_var(STATE_VARIABLE, state) };
     }
-    if let Some(Action::ExportCerts { dir }) = cli.action {
-        return open_platform()?.certs.export(&dir).map_err(|e| e.to_string());
+    match cli.action {
+        Some(Action::ExportCerts { dir, only }) => export(&dir, only),
+        Some(Action::Qgs { socket }) => {
+            qgs::listen(&open_tdx_platform()?, &socket).map_err(|e| e.to_string())
+        }
+        None => launch(&cli.run),
     }
-    launch(&cli.run)
+}
+
+fn export(dir: &Path, only: Option<Tee>) -> Result<(), String> {
+    if matches!(only, None | Some(Tee::Snp)) {
+        open_platform()?.certs.export(dir).map_err(|e| e.to_string())?;
+    }
+    if matches!(only, None | Some(Tee::Tdx)) {
+        let platform = open_tdx_platform()?;
+        let collateral = Collateral::make(&platform).map_err(|e| e.to_string())?;
+        collateral.export(&platform, dir).map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }
 
 fn open_platform() -> Result<psp::platform::Platform, String> {
-    let dir = psp::state_directory().map_err(|e| e.to_string())?;
+    let dir = state_directory().map_err(|e| e.to_string())?;
     psp::platform::Platform::open(&dir).map_err(|e| e.to_string())
+}
+
+fn open_tdx_platform() -> Result<tdx::platform::Platform, String> {
+    let dir = state_directory().map_err(|e| e.to_string())?;
+    tdx::platform::Platform::open(&dir).map_err(|e| e.to_string())
 }
 
 fn launch(run: &Run) -> Result<(), String> {
     let Some((program, arguments)) = run.command.split_first() else {
-        return Err("nothing to run: softkvm [--state DIR] [--tee snp|none] -- COMMAND ARGS…".into());
+        return Err("nothing to run: softkvm [--state DIR] [--tee snp|tdx|none] -- COMMAND ARGS…".into());
     };
     let tee = match run.tee {
         Tee::None => "none",
@@ -88,7 +121,10 @@ fn launch(run: &Run) -> Result<(), String> {
             open_platform()?;
             "snp"
         }
-        Tee::Tdx => return Err("this machine does not emulate TDX yet; use --tee snp or --tee none".into()),
+        Tee::Tdx => {
+            open_tdx_platform()?;
+            "tdx"
+        }
     };
     let library = library()?;
     let mut preload = library.into_os_string();

@@ -247,7 +247,9 @@ impl Cpu {
         let Some(mut env) = self.env else { return Err(Stop::Exit) };
         self.sync_flags();
         // SAFETY: `current` points to IDLE or into the block that runs.
-        let start = u64::from(unsafe { (*self.current).start });
+        let (start, end) = unsafe { ((*self.current).start, (*self.current).end) };
+        self.state.instruction_length = end.wrapping_sub(start) as u8;
+        let start = u64::from(start);
         self.state.rip = self.state.rip.wrapping_add(start);
         // SAFETY: set from an exclusive borrow that `run` or `deliver` holds, and no other use of it is live.
         let answer = f(unsafe { env.as_mut() }, &mut self.state);

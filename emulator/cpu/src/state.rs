@@ -109,6 +109,9 @@ pub struct CpuState {
     pub cpl: u8,
     /// How a page-table entry tells private from shared.
     pub memory_encryption: MemoryEncryption,
+    /// Length of the instruction at RIP while the environment is asked on its behalf: what a VM exit reports as the
+    /// instruction length. Not a register.
+    pub instruction_length: u8,
     /// Widest guest-physical address, in bits, after removal of the C-bit or shared bit (CPUID 0x80000008).
     pub physical_address_bits: u8,
 }
@@ -176,6 +179,7 @@ impl CpuState {
             nmi_blocked: false,
             cpl: 0,
             memory_encryption: MemoryEncryption::None,
+            instruction_length: 0,
             physical_address_bits: 48,
         }
     }

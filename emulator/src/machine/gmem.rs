@@ -1,7 +1,7 @@
 //! guest_memfd: memory that only the guest can read, here a memfd that only softkvm maps.
 //!
-//! Each page carries its RMP entry: on hardware the reverse map is indexed by system-physical page, and a
-//! guest_memfd page is exactly one of those.
+//! Each page carries a word of the TEE's. On hardware the RMP is indexed by system-physical page, and a guest_memfd page is
+//! exactly one of those; a secure-EPT entry maps one such page.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Weak;
@@ -19,13 +19,13 @@ pub struct GuestMemfd {
     fd: OwnedFd,
     host: *mut u8,
     bytes: u64,
-    rmp: Box<[AtomicU64]>,
+    tee_words: Box<[AtomicU64]>,
     vm: Weak<Vm>,
 }
 
 // SAFETY: the mapping is only accessed as guest memory (raw, racing accesses by design) and lives as long as `self`.
 unsafe impl Send for GuestMemfd {}
-// SAFETY: as above; the RMP entries are atomics.
+// SAFETY: as above; the TEE's words are atomics.
 unsafe impl Sync for GuestMemfd {}
 
 impl GuestMemfd {
@@ -47,8 +47,8 @@ impl GuestMemfd {
             return Err(Errno::last());
         }
         let pages = usize::try_from(bytes / PAGE).map_err(|_| Errno::EINVAL)?;
-        let rmp = std::iter::repeat_with(|| AtomicU64::new(0)).take(pages).collect();
-        Ok(Self { fd, host: host.cast(), bytes, rmp, vm })
+        let tee_words = std::iter::repeat_with(|| AtomicU64::new(0)).take(pages).collect();
+        Ok(Self { fd, host: host.cast(), bytes, tee_words, vm })
     }
 
     /// Size in bytes.
@@ -67,9 +67,22 @@ impl GuestMemfd {
         (offset < self.bytes).then(|| unsafe { self.host.add(offset as usize) })
     }
 
-    /// The RMP entry of the page at a byte offset.
-    pub fn rmp(&self, offset: u64) -> Option<&AtomicU64> {
-        self.rmp.get(usize::try_from(offset / PAGE).ok()?)
+    /// The TEE's word of the page at a byte offset.
+    pub fn tee_word(&self, offset: u64) -> Option<&AtomicU64> {
+        self.tee_words.get(usize::try_from(offset / PAGE).ok()?)
+    }
+
+    /// Makes whole pages zero. Nobody else may use them meanwhile.
+    pub fn zero(&self, offset: u64, bytes: u64) {
+        let Some(host) = self.host(offset).filter(|_| offset.saturating_add(bytes) <= self.bytes) else {
+            return;
+        };
+        // SAFETY: inside our own mapping. Pages that were never touched stay untouched this way.
+        unsafe {
+            if libc::madvise(host.cast(), bytes as usize, libc::MADV_REMOVE) != 0 {
+                std::ptr::write_bytes(host, 0, bytes as usize);
+            }
+        }
     }
 
     /// fallocate(2) on a guest_memfd: allocation and hole punching, page aligned, nothing else.
@@ -89,7 +102,7 @@ impl GuestMemfd {
             let end = start.saturating_add(length_u).min(self.bytes);
             // The kernel zaps the mappings, then hands the pages back to the hypervisor (kvm_arch_gmem_invalidate).
             for offset in (start..end).step_by(PAGE as usize) {
-                if let Some(entry) = self.rmp(offset) {
+                if let Some(entry) = self.tee_word(offset) {
                     entry.store(0, Ordering::SeqCst);
                 }
             }

@@ -102,6 +102,8 @@ pub struct Lapic {
     lvt: [u32; 6],
     timer_initial: u32,
     timer_divide: u32,
+    /// Nanoseconds of a bus cycle (KVM_CAP_X86_APIC_BUS_CYCLES_NS).
+    bus_ns: u64,
     /// Host-independent ns (VM TSC) at which the count started.
     timer_started: u64,
     /// When the timer fires next, in VM TSC ns.
@@ -112,7 +114,7 @@ pub struct Lapic {
 
 impl Lapic {
     /// After reset. KVM lets the first vCPU's LINT0 take the PIC's interrupts, as a PC's firmware would.
-    pub fn new(id: u32) -> Self {
+    pub fn new(id: u32, bus_ns: u64) -> Self {
         let mut lvt = [LVT_MASKED; 6];
         if id == 0 {
             lvt[(reg::LVT_LINT0 - reg::LVT_TIMER) as usize] = u32::from(MODE_EXTINT) << 8;
@@ -132,6 +134,7 @@ impl Lapic {
             lvt,
             timer_initial: 0,
             timer_divide: 0,
+            bus_ns,
             timer_started: 0,
             timer_deadline: None,
             tsc_deadline: 0,
@@ -141,7 +144,7 @@ impl Lapic {
     /// INIT leaves the base register and the ID.
     pub fn init(&mut self) {
         let base = self.base;
-        *self = Self::new(self.id);
+        *self = Self::new(self.id, self.bus_ns);
         self.base = base;
     }
 
@@ -380,14 +383,18 @@ impl Lapic {
         if code == 7 { 1 } else { 2 << code }
     }
 
-    /// The APIC bus runs at 1 GHz, as KVM's does by default.
+    /// The APIC bus runs at 1 GHz by default, as KVM's does.
+    fn tick_ns(&self) -> u64 {
+        self.divisor().saturating_mul(self.bus_ns)
+    }
+
     fn period_ns(&self) -> u64 {
-        u64::from(self.timer_initial) * self.divisor()
+        u64::from(self.timer_initial).saturating_mul(self.tick_ns())
     }
 
     fn current_count(&self, now: u64) -> u32 {
         match self.timer_deadline {
-            Some(at) if self.timer_mode() < 2 => (at.saturating_sub(now) / self.divisor()) as u32,
+            Some(at) if self.timer_mode() < 2 => (at.saturating_sub(now) / self.tick_ns()) as u32,
             _ => 0,
         }
     }
@@ -477,7 +484,7 @@ mod tests {
     use super::*;
 
     fn enabled() -> Lapic {
-        let mut lapic = Lapic::new(1);
+        let mut lapic = Lapic::new(1, 1);
         lapic.write(reg::SVR, 0x1ff, 0).unwrap();
         lapic
     }
@@ -504,12 +511,12 @@ mod tests {
 
     #[test]
     fn a_disabled_apic_accepts_nothing() {
-        assert!(!Lapic::new(0).accept(0x41, false));
+        assert!(!Lapic::new(0, 1).accept(0x41, false));
     }
 
     #[test]
     fn base_transitions_are_the_architectures() {
-        let mut lapic = Lapic::new(0);
+        let mut lapic = Lapic::new(0, 1);
         let xapic = DEFAULT_ADDRESS | BASE_ENABLE;
         assert_eq!(lapic.set_base(xapic | BASE_X2APIC), Ok(()));
         assert_eq!(lapic.set_base(xapic), Err(Refused), "x2APIC to xAPIC");
@@ -539,7 +546,7 @@ mod tests {
 
     #[test]
     fn logical_destinations_match_by_cluster_in_x2apic_mode() {
-        let mut lapic = Lapic::new(0x25);
+        let mut lapic = Lapic::new(0x25, 1);
         lapic.set_base(DEFAULT_ADDRESS | BASE_ENABLE | BASE_X2APIC).unwrap();
         assert!(lapic.matches(0x2_0020, true));
         assert!(!lapic.matches(0x1_0020, true) && !lapic.matches(0x2_0010, true));
@@ -552,7 +559,7 @@ mod tests {
         lapic.accept(0x61, true);
         lapic.write(reg::LVT_ERROR, 0xfe, 0).unwrap();
         let page = lapic.page(0, false);
-        let mut other = Lapic::new(1);
+        let mut other = Lapic::new(1, 1);
         other.set_page(&page, 0);
         assert_eq!(other.page(0, false), page);
         assert_eq!(other.acknowledge(), Some(0x61));

@@ -46,6 +46,16 @@ impl Slot {
         self.gmem.as_ref().map(|(memory, offset)| (memory, offset + (gpa - self.gpa)))
     }
 
+    /// The TEE's word of the private page behind an address inside the slot.
+    pub fn tee_word(&self, gpa: u64) -> Option<&AtomicU64> {
+        self.private(gpa).and_then(|(memory, offset)| memory.tee_word(offset))
+    }
+
+    /// Host address of the private page behind an address inside the slot.
+    pub fn private_page(&self, gpa: u64) -> Option<*mut u8> {
+        self.private(gpa & !(PAGE - 1)).and_then(|(memory, offset)| memory.host(offset))
+    }
+
     /// Is the slot read-only for the guest?
     pub fn read_only(&self) -> bool {
         self.flags & kvm_bindings::KVM_MEM_READONLY != 0

@@ -5,14 +5,19 @@
 
 pub mod attributes;
 pub mod clock;
+pub mod confidential;
+pub mod ctx;
 pub mod env;
+pub mod exit;
 pub mod gmem;
 pub mod irq;
 pub mod irqchip;
+pub mod kernel;
 pub mod lapic;
 pub mod memory;
 pub mod msr;
 pub mod run_page;
+pub mod tee;
 pub mod timer;
 pub mod vcpu;
 pub mod vm;

@@ -10,6 +10,8 @@ use crate::uapi::errno::Errno;
 /// KVM_GET_VCPU_MMAP_SIZE: kvm_run, the PIO data page, the coalesced MMIO page.
 pub const MMAP_BYTES: u64 = 3 * 4096;
 const PIO_OFFSET: usize = 4096;
+/// The one hypercall that goes to the client (Documentation/virt/kvm/x86/hypercalls.rst).
+pub const KVM_HC_MAP_GPA_RANGE: u64 = 12;
 
 /// Our mapping of a vCPU's shared pages.
 pub struct RunPage {
@@ -91,6 +93,29 @@ impl RunPage {
     pub fn detail<R>(&mut self, edit: impl FnOnce(&mut kvm_bindings::kvm_run__bindgen_ty_1) -> R) -> R {
         // SAFETY: inside our mapping; between exits the vCPU thread, which is us, owns the union.
         edit(unsafe { &mut (*self.run()).__bindgen_anon_1 })
+    }
+
+    /// A 64-bit word of the union of exit details, for exits that kvm-bindings does not describe.
+    pub fn set_detail_word(&mut self, index: usize, value: u64) {
+        self.detail(|d| {
+            // SAFETY: the padding member covers the union and is made of bytes.
+            let bytes = unsafe { &mut d.padding };
+            if let Some(word) = bytes.chunks_exact_mut(8).nth(index) {
+                for (to, from) in word.iter_mut().zip(value.to_ne_bytes()) {
+                    *to = from as libc::c_char;
+                }
+            }
+        });
+    }
+
+    /// As [`Self::set_detail_word`]; zero outside of the union.
+    pub fn detail_word(&mut self, index: usize) -> u64 {
+        self.detail(|d| {
+            // SAFETY: as above.
+            let bytes = unsafe { &d.padding };
+            let word = bytes.chunks_exact(8).nth(index).unwrap_or(&[0; 8]);
+            u64::from_ne_bytes(std::array::from_fn(|i| word[i] as u8))
+        })
     }
 
     /// KVM_EXIT_IO with one datum of `bytes` bytes.
@@ -179,6 +204,11 @@ impl RunPage {
             // KVM_EXIT_HYPERCALL_LONG_MODE
             d.hypercall.__bindgen_anon_1.flags = 1;
         });
+    }
+
+    /// KVM_EXIT_HYPERCALL of KVM_HC_MAP_GPA_RANGE: 4 KiB pages, "encrypted" in bit 4 of the attributes.
+    pub fn exit_map_gpa_range(&mut self, gpa: u64, pages: u64, private: bool) {
+        self.exit_hypercall(KVM_HC_MAP_GPA_RANGE, [gpa, pages, u64::from(private) << 4, 0, 0, 0]);
     }
 
     /// What the client answered to KVM_EXIT_HYPERCALL.

@@ -10,9 +10,12 @@ use kvm_bindings::{
 };
 use softkvm_cpu::{Cpu, Event};
 
-use super::env::{Ctx, Outcome, VcpuEnv};
+use super::ctx::Ctx;
+use super::env::VcpuEnv;
+use super::exit::Outcome;
 use super::irq::Message;
 use super::lapic::Lapic;
+use super::tee::Tee;
 use super::vm::Vm;
 use crate::preload::signals::InKvmRun;
 use crate::uapi::errno::Errno;
@@ -60,7 +63,7 @@ pub struct VcpuShared {
 }
 
 impl VcpuShared {
-    fn new(id: u32, attention: Arc<AtomicU32>) -> Result<Self, Errno> {
+    fn new(id: u32, attention: Arc<AtomicU32>, bus_ns: u64) -> Result<Self, Errno> {
         // SAFETY: the result is checked and owned.
         let wake = unsafe {
             let raw = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
@@ -76,7 +79,7 @@ impl VcpuShared {
             in_guest: AtomicBool::new(false),
             flush_wanted: AtomicU64::new(0),
             flush_done: AtomicU64::new(0),
-            lapic: Mutex::new(Lapic::new(id)),
+            lapic: Mutex::new(Lapic::new(id, bus_ns)),
             mp_state: AtomicU32::new(KVM_MP_STATE_RUNNABLE),
             init_pending: AtomicBool::new(false),
             sipi: AtomicU32::new(0),
@@ -202,15 +205,15 @@ impl Vcpu {
     /// KVM_CREATE_VCPU.
     pub fn new(vm: &Arc<Vm>, id: u32) -> Result<Arc<Self>, Errno> {
         let attention = Arc::new(AtomicU32::new(0));
-        let shared = Arc::new(VcpuShared::new(id, Arc::clone(&attention))?);
+        let shared =
+            Arc::new(VcpuShared::new(id, Arc::clone(&attention), vm.apic_bus_ns.load(Ordering::Relaxed))?);
         if vm.lapic_in_kernel() && id != 0 {
             shared.mp_state.store(KVM_MP_STATE_UNINITIALIZED, Ordering::SeqCst);
         }
-        let ctx = Ctx::new(Arc::clone(vm), Arc::clone(&shared))?;
+        let mut ctx = Ctx::new(Arc::clone(vm), Arc::clone(&shared))?;
+        ctx.state_protected = vm.tee.born_protected();
         let mut cpu = Cpu::new(attention);
-        if let Some(snp) = &vm.snp {
-            snp.prepare(&mut cpu.state);
-        }
+        vm.tee.prepare(&mut cpu.state);
         vm.add_vcpu(Arc::clone(&shared))?;
         Ok(Arc::new(Self { vm: Arc::clone(vm), shared, inner: Mutex::new(Inner { cpu, ctx }) }))
     }
@@ -224,6 +227,7 @@ impl Vcpu {
     pub fn run(&self) -> Result<(), Errno> {
         let mut guard = self.lock();
         let inner = &mut *guard;
+        self.vm.tee.may_run(&inner.ctx)?;
         let _mask = inner.ctx.apply_signal_mask();
         let _running = InKvmRun::enter(&self.shared);
         let result = self.run_locked(inner);
@@ -270,6 +274,10 @@ impl Vcpu {
             Outcome::Continue => None,
             Outcome::Client => Some(Ok(())),
             Outcome::ClientFault => Some(Err(Errno::EFAULT)),
+            Outcome::Dead => {
+                self.vm.dead.store(true, Ordering::SeqCst);
+                Some(Err(Errno::EIO))
+            }
             Outcome::Signal => {
                 inner.ctx.run.set_reason(KVM_EXIT_INTR);
                 Some(Err(Errno::EINTR))
@@ -358,7 +366,8 @@ impl Inner {
         let shared = &self.ctx.shared;
         shared.nmis.load(Ordering::SeqCst) > 0
             || self.ctx.has_queued_event()
-            || (self.cpu.state.rflags & 0x200 != 0 && self.ctx.interrupt_waits())
+            || (self.cpu.state.rflags & 0x200 != 0 || self.ctx.wakes_with_if_clear)
+                && self.ctx.interrupt_waits()
     }
 
     fn handle_init(&mut self, vm: &Vm) {
@@ -367,8 +376,8 @@ impl Inner {
             crate::snp::ap::apply(self, request);
             return;
         }
-        // The registers of an SNP guest are its own: INIT and SIPI cannot touch them.
-        if vm.snp.is_some() {
+        // The registers of a confidential guest are its own: INIT and SIPI cannot touch them.
+        if !matches!(vm.tee, Tee::None) {
             shared.init_pending.store(false, Ordering::SeqCst);
             shared.sipi.store(0, Ordering::SeqCst);
             return;
@@ -407,7 +416,8 @@ pub fn deliver_pending(ctx: &mut Ctx, cpu: &mut Cpu) -> Result<(), softkvm_cpu::
         return Ok(());
     }
     let shared = Arc::clone(&ctx.shared);
-    if shared.nmis.load(Ordering::SeqCst) > 0 && !cpu.state.nmi_blocked && !cpu.state.interrupt_shadow {
+    let nmi_open = !cpu.state.nmi_blocked && !cpu.state.interrupt_shadow && !ctx.tdx.ve.valid;
+    if shared.nmis.load(Ordering::SeqCst) > 0 && nmi_open {
         shared.nmis.fetch_sub(1, Ordering::SeqCst);
         let mut env = VcpuEnv::new(ctx);
         cpu.deliver(&mut env, Event::Nmi);

@@ -10,9 +10,9 @@ use super::gmem::PAGE;
 use super::irq::{Irqs, Message, Route};
 use super::irqchip::{Irqchips, Source, default_routes};
 use super::memory::{Gfn, Slot, Slots, dirty_bits, for_each_page};
+use super::tee::Tee;
 use super::timer::Timers;
 use super::vcpu::VcpuShared;
-use crate::snp::SnpVm;
 use crate::uapi::caps;
 use crate::uapi::errno::Errno;
 
@@ -25,6 +25,8 @@ pub enum VmType {
     SwProtected,
     /// KVM_X86_SNP_VM.
     Snp,
+    /// KVM_X86_TDX_VM.
+    Tdx,
 }
 
 /// Which interrupt chips are "in the kernel".
@@ -60,8 +62,12 @@ pub struct Vm {
     pub x2apic_ids: AtomicBool,
     /// KVM_CAP_EXIT_HYPERCALL's mask.
     pub hypercall_exits: AtomicU64,
-    /// SEV-SNP state of an SNP VM.
-    pub snp: Option<SnpVm>,
+    /// KVM_CAP_X86_APIC_BUS_CYCLES_NS.
+    pub apic_bus_ns: AtomicU64,
+    /// Its TEE.
+    pub tee: Tee,
+    /// Broken beyond repair, or torn down: every further ioctl is EIO.
+    pub dead: AtomicBool,
     /// Serialises changes of slots.
     change: Mutex<()>,
 }
@@ -83,7 +89,9 @@ impl Vm {
             timers: Timers::default(),
             x2apic_ids: AtomicBool::new(false),
             hypercall_exits: AtomicU64::new(0),
-            snp: (vm_type == VmType::Snp).then(SnpVm::default),
+            apic_bus_ns: AtomicU64::new(1),
+            tee: Tee::of(vm_type),
+            dead: AtomicBool::new(false),
             change: Mutex::new(()),
         })
     }
@@ -115,6 +123,10 @@ impl Vm {
             return Err(Errno::EEXIST);
         }
         if !self.vcpus().is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        // A TD's end-of-interrupt is its own: KVM's IOAPIC would never learn of it.
+        if which == Irqchip::Full && self.tdx().is_some() {
             return Err(Errno::EINVAL);
         }
         if which == Irqchip::Full {
@@ -168,7 +180,11 @@ impl Vm {
         let before = self.slots();
         let old = before.by_id(slot.id);
         if slot.bytes == 0 {
-            old.ok_or(Errno::EINVAL)?;
+            let old = old.ok_or(Errno::EINVAL)?;
+            if self.tdx().is_some() {
+                // KVM removes a memslot's pages from secure EPT; the RMP keeps them until guest_memfd gives them up.
+                super::confidential::taken_back(self, old.gpa, old.bytes);
+            }
             self.replace(before.without(slot.id));
             return Ok(());
         }
@@ -221,8 +237,8 @@ impl Vm {
         if let Ok(mut attributes) = self.attributes.write() {
             attributes.set(Gfn::of(gpa), bytes / PAGE, private);
         }
-        if let Some(snp) = &self.snp {
-            snp.attributes_changed(self, gpa, bytes, private);
+        if !private {
+            super::confidential::taken_back(self, gpa, bytes);
         }
         self.flush_all();
     }

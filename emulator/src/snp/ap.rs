@@ -8,7 +8,7 @@ use kvm_bindings::{KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED};
 use super::page::ZERO;
 use super::rmp::Entry;
 use super::vmsa;
-use crate::machine::env::Ctx;
+use crate::machine::ctx::Ctx;
 use crate::machine::vcpu::{Inner, attention};
 
 /// What is to become of a vCPU.
@@ -69,8 +69,7 @@ fn start(inner: &mut Inner, gpa: u64) -> bool {
     let vm = Arc::clone(&inner.ctx.vm);
     let slots = vm.slots();
     // VMRUN takes the page only if the RMP says that it is a validated VMSA of this frame.
-    let entry =
-        slots.find(gpa).and_then(|slot| slot.private(gpa)).and_then(|(m, o)| m.rmp(o)).map(Entry::load);
+    let entry = slots.find(gpa).and_then(|slot| slot.tee_word(gpa)).map(Entry::load);
     let usable = entry.is_some_and(|e| e.validated() && e.vmsa() && e.gfn() == gpa / 4096);
     let mut page = ZERO;
     if !usable || !vm.is_private(gpa) || vm.read_private(gpa, &mut page).is_err() {

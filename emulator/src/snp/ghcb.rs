@@ -8,8 +8,11 @@ use softkvm_cpu::{CpuState, Stop};
 
 use super::page::{Page, ZERO, put, u64_at};
 use super::{ap, exit, request};
-use crate::machine::env::{Ctx, Outcome, VcpuEnv};
+use crate::machine::ctx::Ctx;
+use crate::machine::env::VcpuEnv;
+use crate::machine::exit::Outcome;
 use crate::machine::run_page::RunPage;
+use crate::machine::tee;
 use crate::uapi::cpuid::C_BIT;
 
 /// Offsets of GHCB fields (GHCB specification, "GHCB Layout"); the save area has the VMSA's offsets.
@@ -174,7 +177,7 @@ fn refuse<T>(ctx: &mut Ctx, why: &str) -> Result<T, Stop> {
 /// Leaves with an exit for the client; VMGEXIT itself is complete.
 fn client<T>(ctx: &mut Ctx, completion: Completion, fill: impl FnOnce(&mut RunPage)) -> Result<T, Stop> {
     fill(&mut ctx.run);
-    ctx.completion = Some(completion);
+    ctx.completion = Some(tee::Completion::Snp(completion));
     ctx.outcome = Outcome::Client;
     Err(Stop::ExitRetired)
 }
@@ -428,15 +431,6 @@ fn terminate(ctx: &mut Ctx) -> Result<(), Stop> {
 const PRIVATE: u64 = 1;
 const SHARED: u64 = 2;
 
-fn map_gpa_range(run: &mut RunPage, gpa: u64, pages: u64, private: bool) {
-    // KVM_HC_MAP_GPA_RANGE: 4 KiB page size, encrypted in bit 4.
-    run.exit_hypercall(12, [gpa, pages, u64::from(private) << 4, 0, 0, 0]);
-}
-
-fn client_maps(ctx: &Ctx) -> bool {
-    ctx.vm.hypercall_exits.load(std::sync::atomic::Ordering::Relaxed) & (1 << 12) != 0
-}
-
 mod psc {
     pub const HEADER: u64 = 8;
     pub const MAX_ENTRIES: u16 = 253;
@@ -451,7 +445,7 @@ fn page_state_change(ctx: &mut Ctx, ghcb: &mut Ghcb) -> Result<(), Stop> {
         ghcb.malformed(reason::INVALID_SCRATCH);
         return Ok(());
     };
-    if !client_maps(ctx) {
+    if !ctx.client_maps_ranges() {
         ghcb.result(0, psc::GENERIC);
         return Ok(());
     }
@@ -493,7 +487,7 @@ fn next_entry(ctx: &mut Ctx, ghcb: u64, at: u64) -> Result<Option<Stop>, u64> {
     let pages = total - done;
     let completion = Completion::PageState { ghcb, scratch: at, pages };
     let stop = client::<()>(ctx, completion, |run| {
-        map_gpa_range(run, (gfn + done) << 12, pages, operation == PRIVATE)
+        run.exit_map_gpa_range((gfn + done) << 12, pages, operation == PRIVATE)
     });
     Ok(stop.err())
 }
@@ -608,12 +602,12 @@ fn msr_protocol(env: &mut VcpuEnv<'_>, _cpu: &CpuState, value: u64) -> Result<()
         }
         msr::PSC_REQUEST => {
             let operation = value >> 52 & 15;
-            if !matches!(operation, PRIVATE | SHARED) || !client_maps(env.ctx) {
+            if !matches!(operation, PRIVATE | SHARED) || !env.ctx.client_maps_ranges() {
                 env.ctx.snp.ghcb_msr = msr::PSC_RESPONSE | 1 << 32;
                 return Ok(());
             }
             return client(env.ctx, Completion::MsrPageState, |run| {
-                map_gpa_range(run, gfn << 12, 1, operation == PRIVATE)
+                run.exit_map_gpa_range(gfn << 12, 1, operation == PRIVATE)
             });
         }
         msr::FEATURES_REQUEST => msr::FEATURES_RESPONSE | HYPERVISOR_FEATURES << 12,

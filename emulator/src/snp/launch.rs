@@ -212,8 +212,8 @@ impl Launch {
         }
         self.policy = policy;
         self.gosvw = gosvw;
-        self.vmpcks = std::array::from_fn(|_| super::request::random());
-        self.report_id = super::request::random();
+        self.vmpcks = std::array::from_fn(|_| crate::platform::random());
+        self.report_id = crate::platform::random();
         self.state = State::Started;
         Ok(())
     }
@@ -290,7 +290,7 @@ impl Launch {
         self.state = State::Running;
         for vcpu in vcpus {
             let mut inner = vcpu.lock();
-            inner.ctx.snp.state_protected = true;
+            inner.ctx.state_protected = true;
             inner.ctx.snp.sev_features = self.sev_features;
             inner.ctx.snp.vmpl = 0;
         }
@@ -320,25 +320,9 @@ pub struct Finish {
     pub flags: u16,
 }
 
-/// Gives a launch page to the guest: contents, and an RMP entry that is already validated.
-pub fn place(vm: &Vm, gpa: u64, page: &Page) -> Result<(), Errno> {
-    vm.write_private(gpa, page)?;
-    let slots = vm.slots();
-    let word =
-        slots.find(gpa).and_then(|slot| slot.private(gpa)).and_then(|(memory, offset)| memory.rmp(offset));
-    let word = word.ok_or(Errno::EFAULT)?;
-    Entry::assigned_to(gpa / 4096, false).with_validated(true).store(word);
-    Ok(())
-}
-
-/// Is the page already the guest's? Populating it again is EEXIST.
-pub fn placed(vm: &Vm, gpa: u64) -> bool {
-    let slots = vm.slots();
-    slots
-        .find(gpa)
-        .and_then(|slot| slot.private(gpa))
-        .and_then(|(memory, offset)| memory.rmp(offset))
-        .is_some_and(|word| Entry::load(word).assigned())
+/// The RMP entry of a launch page: it is already validated.
+pub fn launch_entry(gpa: u64) -> Entry {
+    Entry::assigned_to(gpa / 4096, false).with_validated(true)
 }
 
 #[cfg(test)]

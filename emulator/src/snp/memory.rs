@@ -4,7 +4,8 @@ use softkvm_cpu::{Access, CpuState, Exception, HostPage, PageRequest, Stop};
 
 use super::exit;
 use super::rmp::{Entry, permission};
-use crate::machine::env::{Ctx, Outcome};
+use crate::machine::confidential::{View, backed, drop_everywhere, memory_fault, view};
+use crate::machine::ctx::Ctx;
 use crate::machine::memory::Slot;
 
 const PAGE: u64 = 4096;
@@ -17,11 +18,6 @@ const FAIL_INPUT: u64 = 1;
 const FAIL_PERMISSION: u64 = 2;
 const FAIL_SIZE_MISMATCH: u64 = 6;
 
-fn memory_fault<T>(ctx: &mut Ctx, gpa: u64, private: bool) -> Result<T, Stop> {
-    ctx.run.exit_memory_fault(gpa, private);
-    ctx.leave(Outcome::ClientFault)
-}
-
 /// Judges an access of an SNP guest.
 ///
 /// Page tables and instructions are always read through the private view, and so is everything before PAE paging
@@ -29,30 +25,18 @@ fn memory_fault<T>(ctx: &mut Ctx, gpa: u64, private: bool) -> Result<T, Stop> {
 pub fn resolve(ctx: &mut Ctx, cpu: &CpuState, request: &PageRequest) -> Result<HostPage, Stop> {
     let c_bit_works = cpu.cr0 >> 31 & 1 != 0 && cpu.cr4 & 0x20 != 0;
     let private = request.private || request.walk || request.access == Access::Execute || !c_bit_works;
-    let slots = ctx.vm.slots();
-    let Some(slot) = slots.find(request.gpa) else {
+    match view(ctx, request, private)? {
+        View::Shared(page) => Ok(page),
+        View::Private(slot) => private_page(ctx, &slot, request),
         // MMIO is the guest's to emulate through its GHCB. A private access to nothing is an error that KVM reports.
-        return if private {
-            memory_fault(ctx, request.gpa, true)
-        } else {
-            Err(Stop::Fault(Exception::vc(exit::NPF)))
-        };
-    };
-    if private != ctx.vm.is_private(request.gpa) {
-        return memory_fault(ctx, request.gpa, private);
+        View::Nothing if private => memory_fault(ctx, request.gpa, true),
+        View::Nothing => Err(Stop::Fault(Exception::vc(exit::NPF))),
     }
-    if private {
-        return private_page(ctx, slot, request);
-    }
-    if request.access == Access::Write {
-        slot.mark_dirty(request.gpa);
-    }
-    Ok(HostPage { host: slot.shared(request.gpa & !(PAGE - 1)), writable: true, executable: false })
 }
 
 /// The RMP entry of a private page; KVM assigns the page at the first fault on it.
 fn entry_of(ctx: &mut Ctx, slot: &Slot, gpa: u64) -> Result<Entry, Stop> {
-    let Some(word) = slot.private(gpa).and_then(|(memory, offset)| memory.rmp(offset)) else {
+    let Some(word) = slot.tee_word(gpa) else {
         return memory_fault(ctx, gpa, true);
     };
     loop {
@@ -82,8 +66,7 @@ fn private_page(ctx: &mut Ctx, slot: &Slot, request: &PageRequest) -> Result<Hos
     if permissions & needed == 0 || (entry.vmsa() && request.access == Access::Write) {
         return memory_fault(ctx, request.gpa, true);
     }
-    let host = slot.private(request.gpa & !(PAGE - 1)).and_then(|(memory, offset)| memory.host(offset));
-    let Some(host) = host else { return memory_fault(ctx, request.gpa, true) };
+    let Some(host) = slot.private_page(request.gpa) else { return memory_fault(ctx, request.gpa, true) };
     Ok(HostPage {
         host,
         writable: permissions & permission::WRITE != 0 && !entry.vmsa(),
@@ -119,18 +102,6 @@ fn range(gpa: u64, large: bool) -> impl Iterator<Item = u64> + Clone {
     (0..count).map(move |i| start + i * PAGE)
 }
 
-/// Is every page of the range private in one memslot with guest_memfd?
-fn backed(ctx: &mut Ctx, gpa: u64, large: bool) -> Result<std::sync::Arc<Slot>, Stop> {
-    let bytes = if large { LARGE_PAGE } else { PAGE };
-    let start = gpa & !(bytes - 1);
-    let slots = ctx.vm.slots();
-    let slot = slots.find(start).filter(|slot| slot.gmem.is_some() && start + bytes <= slot.gpa + slot.bytes);
-    match slot {
-        Some(slot) if ctx.vm.all_private(start, bytes) => Ok(std::sync::Arc::clone(slot)),
-        _ => memory_fault(ctx, gpa, true),
-    }
-}
-
 /// PVALIDATE: EAX (result), CF (nothing changed). RCX: page size, EDX: validate or rescind.
 pub fn pvalidate(
     ctx: &mut Ctx,
@@ -160,7 +131,7 @@ pub fn pvalidate(
         answer(cpu, FAIL_SIZE_MISMATCH, false);
         return Ok(());
     }
-    let slot = backed(ctx, gpa, large)?;
+    let slot = backed(ctx, gpa, if large { LARGE_PAGE } else { PAGE })?;
     if large && !make_large(&slot, gpa) {
         answer(cpu, FAIL_SIZE_MISMATCH, false);
         return Ok(());
@@ -171,7 +142,7 @@ pub fn pvalidate(
         if !large && entry.large() {
             smash(&slot, at);
         }
-        let Some(word) = slot.private(at).and_then(|(memory, offset)| memory.rmp(offset)) else { continue };
+        let Some(word) = slot.tee_word(at) else { continue };
         let entry = Entry::load(word);
         changed |= entry.validated() != on;
         entry.with_validated(on).store(word);
@@ -185,8 +156,7 @@ pub fn pvalidate(
 
 /// A large operation needs a large entry: one that the hypervisor can still make (no page assigned) or that exists.
 fn make_large(slot: &Slot, gpa: u64) -> bool {
-    let words =
-        || range(gpa, true).filter_map(|at| slot.private(at).and_then(|(m, o)| m.rmp(o)).map(|w| (at, w)));
+    let words = || range(gpa, true).filter_map(|at| slot.tee_word(at).map(|w| (at, w)));
     if words().all(|(_, word)| Entry::load(word).large()) {
         return true;
     }
@@ -200,16 +170,10 @@ fn make_large(slot: &Slot, gpa: u64) -> bool {
 /// PSMASH: the hypervisor splits a large entry when the guest works on a part of it.
 fn smash(slot: &Slot, gpa: u64) {
     for at in range(gpa, true) {
-        if let Some(word) = slot.private(at).and_then(|(memory, offset)| memory.rmp(offset)) {
+        if let Some(word) = slot.tee_word(at) {
             Entry::load(word).smashed().store(word);
         }
     }
-}
-
-/// This vCPU's TLB goes now, the others' soon.
-fn drop_everywhere(ctx: &mut Ctx) {
-    ctx.vm.flush_others(ctx.shared.id);
-    ctx.shared.request_flush();
 }
 
 /// RMPADJUST (RDX: VMPL 7:0, permissions 15:8, VMSA 16) and RMPQUERY (RDX in: VMPL; out: permissions, VMSA).
@@ -234,7 +198,7 @@ pub fn rmpadjust(
         answer(cpu, FAIL_PERMISSION, false);
         return Ok(());
     }
-    let slot = backed(ctx, gpa, large)?;
+    let slot = backed(ctx, gpa, if large { LARGE_PAGE } else { PAGE })?;
     for at in range(gpa, large) {
         let entry = entry_of(ctx, &slot, at)?;
         if !entry.validated() {
@@ -247,7 +211,7 @@ pub fn rmpadjust(
             }
             smash(&slot, at);
         }
-        let Some(word) = slot.private(at).and_then(|(memory, offset)| memory.rmp(offset)) else { continue };
+        let Some(word) = slot.tee_word(at) else { continue };
         let entry = Entry::load(word);
         if query {
             let found = u64::from(entry.permissions(target)) << 8 | u64::from(entry.vmsa()) << 16;

@@ -19,9 +19,6 @@ use std::sync::{Mutex, MutexGuard};
 
 use softkvm_cpu::{CpuState, MemoryEncryption};
 
-pub use ghcb::Completion;
-
-use crate::machine::vm::Vm;
 use crate::uapi::cpuid::{C_BIT, PHYSICAL_BITS};
 use crate::uapi::errno::Errno;
 
@@ -52,29 +49,11 @@ impl SnpVm {
         state.memory_encryption = MemoryEncryption::CBit(C_BIT);
         state.physical_address_bits = PHYSICAL_BITS;
     }
-
-    /// Pages that the host takes back leave the guest: their RMP entries lose everything, so a later use of the same
-    /// address meets a page that is not validated.
-    pub fn attributes_changed(&self, vm: &Vm, gpa: u64, bytes: u64, private: bool) {
-        if private {
-            return;
-        }
-        let slots = vm.slots();
-        for at in (gpa..gpa.saturating_add(bytes)).step_by(4096) {
-            if let Some((memory, offset)) = slots.find(at).and_then(|slot| slot.private(at))
-                && let Some(entry) = memory.rmp(offset)
-            {
-                entry.store(0, std::sync::atomic::Ordering::SeqCst);
-            }
-        }
-    }
 }
 
 /// SEV-SNP state of a vCPU.
 #[derive(Debug, Default)]
 pub struct SnpVcpu {
-    /// The registers belong to the guest: KVM_GET_REGS and its siblings are refused.
-    pub state_protected: bool,
     /// MSR C001_0130.
     pub ghcb_msr: u64,
     /// The GHCB GPA that the guest registered.

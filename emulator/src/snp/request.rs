@@ -4,7 +4,7 @@ use sha2::{Digest, Sha384};
 
 use super::launch::{Firmware, Identity, LaunchDigest};
 use super::page::{Page, put, u32_at, u64_at};
-use crate::machine::env::Ctx;
+use crate::machine::ctx::Ctx;
 use crate::uapi::cpuid;
 
 /// SNP firmware ABI version.
@@ -13,18 +13,6 @@ pub const ABI_MAJOR: u8 = 1;
 pub const ABI_MINOR: u8 = 55;
 /// Firmware build.
 pub const BUILD: u8 = 21;
-
-/// Random bytes from the kernel.
-pub fn random() -> [u8; 32] {
-    let mut bytes = [0u8; 32];
-    // SAFETY: the buffer is on this frame. 32 bytes are never cut short once the pool is initialised.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if got != 32 {
-        eprintln!("softkvm: the host has no random numbers; keys cannot be made");
-        std::process::abort();
-    }
-    bytes
-}
 
 /// Entries of the CPUID page at most (AMD 56860, "CPUID Page").
 const CPUID_ENTRIES: usize = 64;
@@ -206,7 +194,7 @@ pub fn guest_request(ctx: &mut Ctx, request: u64, response: u64) -> u64 {
     {
         return FIRMWARE_INVALID_ADDRESS;
     }
-    let Some(snp) = &ctx.vm.snp else { return FIRMWARE_INVALID_ADDRESS };
+    let Some(snp) = ctx.vm.snp() else { return FIRMWARE_INVALID_ADDRESS };
     let answer = super::psp::message(&mut snp.launch(), &page);
     match answer {
         Ok(page) if ctx.vm.write_shared(response, &page[..]).is_ok() => 0,

@@ -35,6 +35,11 @@ impl Entry {
         Self(ASSIGNED | if large { LARGE } else { 0 } | permissions | gfn << GFN_SHIFT)
     }
 
+    /// The word.
+    pub fn raw(self) -> u64 {
+        self.0
+    }
+
     /// Stores the entry if it is still what `before` was.
     pub fn replace(self, word: &AtomicU64, before: Self) -> bool {
         word.compare_exchange(before.0, self.0, Ordering::SeqCst, Ordering::SeqCst).is_ok()

@@ -1,14 +1,34 @@
-//! MSRs of an SNP guest: which ones it reaches directly and which raise #VC.
+//! #VC: which instructions and MSRs an SNP guest reaches directly, and which raise it.
 
 use softkvm_cpu::{CpuState, Exception, Stop};
 
 use super::exit;
 use crate::machine::env::VcpuEnv;
+use crate::machine::tee::Intercept;
 
 const GHCB: u32 = 0xc001_0130;
 const SEV_STATUS: u32 = 0xc001_0131;
 /// IA32_TSC is read with RDTSC's rules; KVM does not intercept it for SEV-ES guests that can see an invariant TSC.
 const XSS: u32 = 0xda0;
+
+/// Instructions that KVM intercepts raise #VC with the intercept's exit code; HLT is an automatic exit.
+pub fn intercept(what: Intercept) -> Result<(), Stop> {
+    let code = match what {
+        Intercept::Apic => exit::NPF,
+        Intercept::Cpuid => exit::CPUID,
+        Intercept::Port { .. } => exit::IOIO,
+        Intercept::Hlt => return Ok(()),
+        Intercept::Monitor => exit::MONITOR,
+        Intercept::Mwait => exit::MWAIT,
+        Intercept::Invd => exit::INVD,
+        Intercept::Wbinvd => exit::WBINVD,
+        Intercept::Rdpmc => exit::RDPMC,
+        Intercept::Dr7 { write: false } => exit::READ_DR7,
+        Intercept::Dr7 { write: true } => exit::WRITE_DR7,
+        Intercept::Vmcall { .. } => exit::VMMCALL,
+    };
+    Err(Stop::Fault(Exception::vc(code)))
+}
 
 fn intercepted<T>() -> Result<T, Stop> {
     Err(Stop::Fault(Exception::vc(exit::MSR)))

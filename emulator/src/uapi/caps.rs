@@ -2,6 +2,10 @@
 
 use kvm_bindings as k;
 
+use super::tee::Offered;
+use crate::machine::tee::Tee;
+use crate::machine::vm::Vm;
+
 /// vCPUs of a VM at most.
 pub const MAX_VCPUS: i32 = 64;
 /// Memslots of a VM at most.
@@ -62,15 +66,26 @@ const TABLE: &[(u32, i32)] = &[
     (k::KVM_CAP_MEMORY_FAULT_INFO, 1),
     (k::KVM_CAP_MEMORY_ATTRIBUTES, k::KVM_MEMORY_ATTRIBUTE_PRIVATE as i32),
     (k::KVM_CAP_GUEST_MEMFD, 1),
+    (k::KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1),
 ];
 
 /// The answer to KVM_CHECK_EXTENSION; 0 for what there is not.
 pub fn check(capability: u32) -> i32 {
     if capability == k::KVM_CAP_VM_TYPES {
-        let snp = if super::tee::snp_offered() { 1 << k::KVM_X86_SNP_VM } else { 0 };
-        return 1 << k::KVM_X86_DEFAULT_VM | 1 << k::KVM_X86_SW_PROTECTED_VM | snp;
+        let tee = match super::tee::offered() {
+            Offered::None => 0,
+            Offered::Snp => 1 << k::KVM_X86_SNP_VM,
+            Offered::Tdx => 1 << k::KVM_X86_TDX_VM,
+        };
+        return 1 << k::KVM_X86_DEFAULT_VM | 1 << k::KVM_X86_SW_PROTECTED_VM | tee;
     }
     TABLE.iter().find(|row| row.0 == capability).map_or(0, |row| row.1)
+}
+
+/// The answer of a VM, where it differs: a confidential guest's memory cannot be made read-only.
+pub fn check_vm(vm: &Vm, capability: u32) -> i32 {
+    let protected = !matches!(vm.tee, Tee::None);
+    if protected && capability == k::KVM_CAP_READONLY_MEM { 0 } else { check(capability) }
 }
 
 #[cfg(test)]

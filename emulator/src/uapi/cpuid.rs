@@ -3,6 +3,7 @@
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use crate::machine::lapic;
+use crate::tdx;
 
 /// Bit 51, as on Genoa.
 pub const C_BIT: u8 = 51;
@@ -31,10 +32,36 @@ const fn text(s: &[u8; 12]) -> [u32; 3] {
     [word(s, 0), word(s, 4), word(s, 8)]
 }
 
-fn brand(entries: &mut Vec<kvm_cpuid_entry2>) {
+/// Whose processor the machine says that it has.
+struct Maker {
+    vendor: &'static [u8; 12],
+    signature: u32,
+    brand: &'static str,
+    /// EAX of leaf 8000_0008h.
+    widths: u32,
+    highest_extended: u32,
+}
+
+const AMD: Maker = Maker {
+    vendor: b"AuthenticAMD",
+    signature: SIGNATURE,
+    brand: "softkvm emulated EPYC (Genoa instruction subset)",
+    widths: PHYSICAL_BITS as u32 | 48 << 8,
+    highest_extended: 0x8000_0021,
+};
+
+const INTEL: Maker = Maker {
+    vendor: b"GenuineIntel",
+    signature: tdx::cpuid::SIGNATURE,
+    brand: "softkvm emulated Xeon (Sapphire Rapids subset)",
+    // With the guest-physical width that KVM adds: five levels of EPT.
+    widths: 52 | 48 << 8 | 52 << 16,
+    highest_extended: 0x8000_0008,
+};
+
+fn brand(entries: &mut Vec<kvm_cpuid_entry2>, text: &str) {
     let mut name = [0u8; 48];
-    let text = b"softkvm emulated EPYC (Genoa instruction subset)";
-    for (to, from) in name.iter_mut().zip(text) {
+    for (to, from) in name.iter_mut().zip(text.as_bytes()) {
         *to = *from;
     }
     for (i, chunk) in name.chunks_exact(16).enumerate() {
@@ -46,7 +73,11 @@ fn brand(entries: &mut Vec<kvm_cpuid_entry2>) {
 
 /// KVM_GET_SUPPORTED_CPUID.
 pub fn supported() -> Vec<kvm_cpuid_entry2> {
-    let vendor = text(b"AuthenticAMD");
+    supported_by(if super::tee::tdx_offered() { &INTEL } else { &AMD })
+}
+
+fn supported_by(maker: &Maker) -> Vec<kvm_cpuid_entry2> {
+    let vendor = text(maker.vendor);
     let kvm = text(b"KVMKVMKVM\0\0\0");
     let f = features;
     // Leaf 0xD exists with XSAVE only: an SNP guest's kernel takes one without XSAVEC for a forgery.
@@ -58,7 +89,7 @@ pub fn supported() -> Vec<kvm_cpuid_entry2> {
             1,
             0,
             [
-                SIGNATURE,
+                maker.signature,
                 8 << 8,
                 f(1, 0, 2) | 1 << 21 | 1 << 24 | 1 << 31,
                 f(1, 0, 3) | 1 << 9 | 1 << 7 | 1 << 12 | 1 << 14 | 1 << 16,
@@ -68,12 +99,12 @@ pub fn supported() -> Vec<kvm_cpuid_entry2> {
         entry(0x4000_0000, 0, [0x4000_0001, kvm[0], kvm[1], kvm[2]]),
         // CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, MSI_EXT_DEST_ID, CLOCKSOURCE_STABLE
         entry(0x4000_0001, 0, [1 | 1 << 1 | 1 << 3 | 1 << 15 | 1 << 24, 0, 0, 0]),
-        entry(0x8000_0000, 0, [0x8000_0021, vendor[0], vendor[2], vendor[1]]),
+        entry(0x8000_0000, 0, [maker.highest_extended, vendor[0], vendor[2], vendor[1]]),
         entry(
             0x8000_0001,
             0,
             [
-                SIGNATURE,
+                maker.signature,
                 0,
                 f(0x8000_0001, 0, 2),
                 f(0x8000_0001, 0, 3) | 1 << 9 | 1 << 7 | 1 << 12 | 1 << 14 | 1 << 16,
@@ -81,11 +112,13 @@ pub fn supported() -> Vec<kvm_cpuid_entry2> {
         ),
         // Invariant TSC
         entry(0x8000_0007, 0, [0, 0, 0, 1 << 8]),
-        entry(0x8000_0008, 0, [u32::from(PHYSICAL_BITS) | 48 << 8, 0, 0, 0]),
-        // LFENCE serialises, null selector clears base
-        entry(0x8000_0021, 0, [1 << 2 | 1 << 6, 0, 0, 0]),
+        entry(0x8000_0008, 0, [maker.widths, 0, 0, 0]),
     ];
-    brand(&mut list);
+    if maker.highest_extended >= 0x8000_0021 {
+        // LFENCE serialises, null selector clears base
+        list.push(entry(0x8000_0021, 0, [1 << 2 | 1 << 6, 0, 0, 0]));
+    }
+    brand(&mut list, maker.brand);
     if features(1, 0, 2) & (1 << 26) != 0 {
         list.extend(xsave_leaves());
     }
@@ -158,13 +191,16 @@ mod tests {
 
     #[test]
     fn the_supported_table_has_each_leaf_once_and_names_its_maxima() {
-        let list = supported();
-        for pair in list.windows(2) {
-            assert!((pair[0].function, pair[0].index) < (pair[1].function, pair[1].index));
-        }
-        for base in [0u32, 0x8000_0000] {
-            let max = lookup(&list, base, 0, 0, 1, 0)[0];
-            assert!(list.iter().filter(|e| e.function & 0xf000_0000 == base).all(|e| e.function <= max));
+        for list in [&AMD, &INTEL].map(supported_by) {
+            for pair in list.windows(2) {
+                assert!((pair[0].function, pair[0].index) < (pair[1].function, pair[1].index));
+            }
+            for base in [0u32, 0x8000_0000] {
+                let max = lookup(&list, base, 0, 0, 1, 0)[0];
+                let of_range = list.iter().filter(|e| e.function & 0xf000_0000 == base);
+                // SEV's leaf is there if the machine has SEV, whoever made it.
+                assert!(of_range.filter(|e| e.function != 0x8000_001f).all(|e| e.function <= max));
+            }
         }
     }
 

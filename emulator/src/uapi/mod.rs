@@ -8,10 +8,13 @@ pub mod errno;
 pub mod regs;
 pub mod sev;
 pub mod system;
+pub mod tdx;
 pub mod tee;
 pub mod user;
 pub mod vcpu;
 pub mod vm;
+
+use std::sync::atomic::Ordering;
 
 use errno::Errno;
 
@@ -49,6 +52,14 @@ fn serve<T>(table: &[Row<T>], object: &T, request: u32, argument: usize) -> Resu
 
 /// Answers an ioctl on one of our descriptors.
 pub fn dispatch(object: &Object, request: u32, argument: usize) -> Result<i32, Errno> {
+    let vm = match object {
+        Object::Vm(vm) => Some(vm),
+        Object::Vcpu(vcpu) => Some(&vcpu.vm),
+        Object::Kvm | Object::Sev | Object::Gmem(_) => None,
+    };
+    if vm.is_some_and(|vm| vm.dead.load(Ordering::SeqCst)) {
+        return Err(Errno::EIO);
+    }
     match object {
         Object::Kvm => serve(system::TABLE, &(), request, argument),
         Object::Sev => sev::device(request, argument),

@@ -8,6 +8,7 @@ use kvm_bindings::{
 
 use super::errno::Errno;
 use super::user;
+use crate::machine::confidential;
 use crate::machine::vcpu::Vcpu;
 use crate::machine::vm::Vm;
 use crate::preload::fds;
@@ -38,8 +39,7 @@ const COMMANDS: &[(u32, Command)] =
     &[(INIT2, init2), (SNP_LAUNCH_START, start), (SNP_LAUNCH_UPDATE, update), (SNP_LAUNCH_FINISH, finish)];
 
 /// KVM_MEMORY_ENCRYPT_OP.
-pub fn vm_command(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
-    let Some(snp) = &vm.snp else { return Err(Errno::ENOTTY) };
+pub fn vm_command(vm: &Arc<Vm>, snp: &SnpVm, arg: usize) -> Result<i32, Errno> {
     // A null argument asks whether there is SEV at all.
     if arg == 0 {
         return Ok(0);
@@ -108,12 +108,12 @@ fn update_page(vm: &Arc<Vm>, snp: &SnpVm, gpa: u64, source: usize, kind: PageTyp
     if !vm.is_private(gpa) {
         return Err(Errno::EINVAL.into());
     }
-    if launch::placed(vm, gpa) {
+    if confidential::placed(vm, gpa) {
         return Err(Errno::EEXIST.into());
     }
     let contents: Page = if kind == PageType::Zero { ZERO } else { user::read(source)? };
     match snp.launch().update(gpa, kind, &contents) {
-        Ok(page) => Ok(launch::place(vm, gpa, &page)?),
+        Ok(page) => Ok(confidential::place(vm, gpa, &page, launch::launch_entry(gpa).raw())?),
         Err((refusal, corrected)) => {
             if let Some(page) = corrected {
                 user::write_bytes(source, &page[..])?;

@@ -33,6 +33,7 @@ fn create_vm(machine: usize) -> Result<i32, Errno> {
         kvm_bindings::KVM_X86_DEFAULT_VM => VmType::Default,
         kvm_bindings::KVM_X86_SW_PROTECTED_VM => VmType::SwProtected,
         kvm_bindings::KVM_X86_SNP_VM if tee::snp_offered() => VmType::Snp,
+        kvm_bindings::KVM_X86_TDX_VM if tee::tdx_offered() => VmType::Tdx,
         _ => return Err(Errno::EINVAL),
     };
     let fd = fds::memfd(c"kvm-vm", 0)?;

@@ -18,7 +18,6 @@ use super::{Row, io, ior, iow, iowr, user};
 use crate::machine::clock::TSC_KHZ;
 use crate::machine::env::VcpuEnv;
 use crate::machine::vcpu::{Inner, Vcpu, attention};
-use crate::snp::SnpVm;
 
 super::user::abi!(
     kvm_debugregs,
@@ -42,10 +41,7 @@ type This = Arc<Vcpu>;
 
 /// The vCPU ioctls.
 pub const TABLE: &[Row<This>] = &[
-    (io(0x80), |v, arg| {
-        v.vm.snp.as_ref().map_or(Ok(()), SnpVm::may_run)?;
-        if arg == 0 { v.run().map(|()| 0) } else { Err(Errno::EINVAL) }
-    }),
+    (io(0x80), |v, arg| if arg == 0 { v.run().map(|()| 0) } else { Err(Errno::EINVAL) }),
     (ior::<kvm_regs>(0x81), |v, arg| user::write(arg, &regs::to_regs(&open(v)?.cpu.state)).map(|()| 0)),
     (iow::<kvm_regs>(0x82), set_regs),
     (ior::<kvm_sregs>(0x83), |v, arg| {
@@ -100,7 +96,11 @@ pub const TABLE: &[Row<This>] = &[
         (s.dr, s.dr6, s.dr7) = (d.db, d.dr6, d.dr7);
         Ok(0)
     }),
-    (io(0xa2), |_, arg| super::vm::set_tsc_khz(arg)),
+    (io(0xa2), |v, arg| match v.vm.tdx() {
+        // The module keeps a TD's TSC.
+        Some(_) => Err(Errno::EINVAL),
+        None => super::vm::set_tsc_khz(arg),
+    }),
     (io(0xa3), |_, _| Ok(TSC_KHZ as i32)),
     (iow::<kvm_enable_cap>(0xa3), |_, _| Err(Errno::EINVAL)),
     (ior::<kvm_xsave>(0xa4), get_xsave),
@@ -113,13 +113,16 @@ pub const TABLE: &[Row<This>] = &[
     }),
     (iow::<kvm_xcrs>(0xa7), set_xcrs),
     (io(0xad), |_, _| Ok(0)),
-    (iowr::<libc::c_ulong>(0xba), |_, _| Err(Errno::EINVAL)),
+    (iowr::<libc::c_ulong>(0xba), |v, arg| match v.vm.tdx() {
+        Some(tdx) => super::tdx::vcpu_command(v, tdx, arg),
+        None => Err(Errno::EINVAL),
+    }),
 ];
 
 /// The registers; EINVAL once they belong to a confidential guest.
 fn open(vcpu: &This) -> Result<std::sync::MutexGuard<'_, Inner>, Errno> {
     let inner = vcpu.lock();
-    if inner.ctx.snp.state_protected { Err(Errno::EINVAL) } else { Ok(inner) }
+    if inner.ctx.state_protected { Err(Errno::EINVAL) } else { Ok(inner) }
 }
 
 fn outside(vcpu: &This, inner: &Inner) -> Outside {
@@ -208,6 +211,10 @@ fn core_msr(inner: &mut Inner, index: u32) -> Option<&mut u64> {
 }
 
 fn get_msr(inner: &mut Inner, entry: &mut kvm_msr_entry) -> bool {
+    if inner.ctx.vm.tdx().is_some() {
+        let value = crate::tdx::msr::kvm_read(&mut VcpuEnv::new(&mut inner.ctx), entry.index);
+        return value.map(|v| entry.data = v).is_some();
+    }
     let value = match core_msr(inner, entry.index) {
         Some(register) => Some(*register),
         None => VcpuEnv::new(&mut inner.ctx).machine_rdmsr(entry.index),
@@ -219,7 +226,11 @@ fn get_msr(inner: &mut Inner, entry: &mut kvm_msr_entry) -> bool {
 }
 
 fn set_msr(inner: &mut Inner, entry: &mut kvm_msr_entry) -> bool {
-    if inner.ctx.snp.state_protected {
+    if inner.ctx.vm.tdx().is_some() {
+        let mut env = VcpuEnv::new(&mut inner.ctx);
+        return crate::tdx::msr::kvm_write(&mut env, entry.index, entry.data).unwrap_or(false);
+    }
+    if inner.ctx.state_protected {
         return false;
     }
     if let Some(register) = core_msr(inner, entry.index) {
@@ -247,7 +258,8 @@ fn set_signal_mask(vcpu: &This, arg: usize) -> Result<i32, Errno> {
 }
 
 fn get_lapic(vcpu: &This, arg: usize) -> Result<i32, Errno> {
-    if !vcpu.vm.lapic_in_kernel() {
+    // A TD's APIC page is its own.
+    if !vcpu.vm.lapic_in_kernel() || vcpu.vm.tdx().is_some() {
         return Err(Errno::EINVAL);
     }
     let full = vcpu.vm.x2apic_ids.load(Ordering::Relaxed);
@@ -256,7 +268,8 @@ fn get_lapic(vcpu: &This, arg: usize) -> Result<i32, Errno> {
 }
 
 fn set_lapic(vcpu: &This, arg: usize) -> Result<i32, Errno> {
-    if !vcpu.vm.lapic_in_kernel() {
+    // A TD's APIC page is its own.
+    if !vcpu.vm.lapic_in_kernel() || vcpu.vm.tdx().is_some() {
         return Err(Errno::EINVAL);
     }
     let mut page = [0u8; 1024];
@@ -274,7 +287,9 @@ fn set_cpuid(vcpu: &This, arg: usize) -> Result<i32, Errno> {
     }
     let entries = user::read_array::<kvm_cpuid_entry2>(arg + size_of::<kvm_cpuid2>(), count)?;
     let mut inner = vcpu.lock();
-    if let Some(widths) = entries.iter().find(|e| e.function == 0x8000_0008) {
+    // A TD's address width is KVM_TDX_INIT_VM's.
+    let widths = entries.iter().find(|e| e.function == 0x8000_0008);
+    if let Some(widths) = widths.filter(|_| vcpu.vm.tdx().is_none()) {
         inner.cpu.state.physical_address_bits = (widths.eax as u8).clamp(36, 52);
     }
     inner.ctx.cpuid = entries;

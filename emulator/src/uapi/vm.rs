@@ -19,6 +19,7 @@ use crate::machine::gmem::{GuestMemfd, PAGE};
 use crate::machine::irq::Route;
 use crate::machine::irqchip::{Irqchips, Source, pin_exists};
 use crate::machine::memory::Slot;
+use crate::machine::tee::Tee;
 use crate::machine::vcpu::Vcpu;
 use crate::machine::vm::{Irqchip, Vm, routes_by_gsi};
 use crate::preload::fds::{self, Object};
@@ -45,7 +46,7 @@ super::user::abi!(
 
 /// The VM ioctls.
 pub const TABLE: &[Row<Arc<Vm>>] = &[
-    (io(0x03), |_, arg| Ok(caps::check(arg as u32))),
+    (io(0x03), |vm, arg| Ok(caps::check_vm(vm, arg as u32))),
     (io(0x41), create_vcpu),
     (iow::<kvm_dirty_log>(0x42), get_dirty_log),
     (iow::<kvm_userspace_memory_region>(0x46), set_region),
@@ -101,7 +102,11 @@ pub const TABLE: &[Row<Arc<Vm>>] = &[
     (io(0xa3), |_, _| Ok(TSC_KHZ as i32)),
     (iow::<kvm_enable_cap>(0xa3), enable_cap),
     (iow::<kvm_msi>(0xa5), signal_msi),
-    (iowr::<libc::c_ulong>(0xba), |vm, arg| super::sev::vm_command(vm, arg)),
+    (iowr::<libc::c_ulong>(0xba), |vm, arg| match &vm.tee {
+        Tee::None => Err(Errno::ENOTTY),
+        Tee::Snp(snp) => super::sev::vm_command(vm, snp, arg),
+        Tee::Tdx(tdx) => super::tdx::vm_command(vm, tdx, arg),
+    }),
     (ior::<kvm_enc_region>(0xbb), |vm, arg| encrypted_region(vm, arg)),
     (ior::<kvm_enc_region>(0xbc), |vm, arg| encrypted_region(vm, arg)),
     (iow::<kvm_memory_attributes>(0xd2), set_attributes),
@@ -136,6 +141,7 @@ fn create_vcpu(vm: &Arc<Vm>, id: usize) -> Result<i32, Errno> {
     if id >= vm.vcpu_ids() as usize {
         return Err(Errno::EINVAL);
     }
+    vm.tee.may_create_vcpu(vm)?;
     let vcpu = Vcpu::new(vm, id as u32)?;
     let fd = vcpu.lock().ctx.run.client_fd()?;
     Ok(fds::publish(fd, Object::Vcpu(vcpu)))
@@ -316,8 +322,7 @@ fn enable_cap(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
             vm.hypercall_exits.store(value, Ordering::Relaxed)
         }
         k::KVM_CAP_MAX_VCPU_ID if value <= caps::MAX_VCPUS as u64 => vm.limit_vcpu_ids(value as u32)?,
-        // A bus frequency may be confirmed, not changed.
-        k::KVM_CAP_X86_APIC_BUS_CYCLES_NS if value == 1 => {}
+        k::KVM_CAP_X86_APIC_BUS_CYCLES_NS => set_bus_cycle(vm, value)?,
         other => {
             crate::note_once!("KVM_ENABLE_CAP({other}, {value:#x}) is not supported");
             return Err(Errno::EINVAL);
@@ -326,10 +331,25 @@ fn enable_cap(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
     Ok(0)
 }
 
+/// KVM_CAP_X86_APIC_BUS_CYCLES_NS: with LAPICs in the kernel, and before the first vCPU.
+fn set_bus_cycle(vm: &Vm, nanoseconds: u64) -> Result<(), Errno> {
+    if nanoseconds == 0 || nanoseconds > u64::from(u32::MAX) {
+        return Err(Errno::EINVAL);
+    }
+    if !vm.lapic_in_kernel() {
+        return Err(Errno::ENXIO);
+    }
+    if !vm.vcpus().is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    vm.apic_bus_ns.store(nanoseconds, Ordering::Relaxed);
+    Ok(())
+}
+
 /// With guest_memfd nothing has to be pinned; the arguments are checked all the same.
 fn encrypted_region(vm: &Arc<Vm>, arg: usize) -> Result<i32, Errno> {
     let region: kvm_enc_region = user::read(arg)?;
-    match &vm.snp {
+    match vm.snp() {
         Some(_) if region.addr.checked_add(region.size).is_some() => Ok(0),
         Some(_) => Err(Errno::EINVAL),
         None => Err(Errno::ENOTTY),

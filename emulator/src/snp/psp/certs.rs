@@ -1,26 +1,22 @@
 //! The emulated chain: ARK and ASK (RSA-4096, RSASSA-PSS with SHA-384), VCEK (P-384) with AMD's extensions, and a CRL.
 
 use std::path::Path;
-use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use der::asn1::{BitString, GeneralizedTime, Ia5String, ObjectIdentifier, OctetString, UtcTime};
-use der::{Decode, Encode, EncodePem};
+use der::asn1::Ia5String;
+use der::{Encode, EncodePem};
 use rsa::RsaPrivateKey;
 use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use rsa::pss::SigningKey;
-use rsa::signature::{Keypair, RandomizedSigner, SignatureEncoding};
+use rsa::signature::Keypair;
 use sha2::Sha384;
-use spki::{DynSignatureAlgorithmIdentifier, EncodePublicKey, SubjectPublicKeyInfoOwned};
-use x509_cert::crl::{CertificateList, TbsCertList};
+use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
 use x509_cert::ext::Extension;
 use x509_cert::name::Name;
-use x509_cert::serial_number::SerialNumber;
-use x509_cert::time::{Time, Validity};
-use x509_cert::{Certificate, TbsCertificate, Version};
 
-use super::Error;
-use super::platform::{Model, create_private, read};
+use super::platform::Model;
+use crate::platform::x509::{Issuer, YEAR, ca_extensions, extension, name, public, raw_extension};
+use crate::platform::{Error, cached, create_private, crypto, io, read, write_public};
 
 /// The product whose names the chain carries.
 const PRODUCT: &str = "Genoa";
@@ -38,103 +34,8 @@ pub struct Certs {
     pub crl: CertificateList,
 }
 
-fn crypto<E: std::fmt::Display>(error: E) -> Error {
-    Error::Crypto(error.to_string())
-}
-
-fn name(common: &str) -> Result<Name, Error> {
-    // RFC 4514: the last component comes first in the encoding.
-    Name::from_str(&format!("CN={common},O=Cloister softkvm\\, emulated\\, NOT AMD,OU=Engineering"))
-        .map_err(crypto)
-}
-
-fn validity(years: u64) -> Result<Validity, Error> {
-    let year = Duration::from_secs(365 * 24 * 3600);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(crypto)?;
-    // A day back: clocks differ.
-    let start = Duration::from_secs((now.as_secs() / 86400).saturating_sub(1) * 86400);
-    Ok(Validity { not_before: time(start)?, not_after: time(start + year * years as u32)? })
-}
-
-/// UTCTime up to 2049, GeneralizedTime from then on (RFC 5280, 4.1.2.5).
-fn time(since_epoch: Duration) -> Result<Time, Error> {
-    match UtcTime::from_unix_duration(since_epoch) {
-        Ok(time) => Ok(Time::UtcTime(time)),
-        Err(_) => GeneralizedTime::from_unix_duration(since_epoch).map(Time::GeneralTime).map_err(crypto),
-    }
-}
-
-/// Who signs.
-struct Issuer<'a> {
-    name: Name,
-    key: &'a SigningKey<Sha384>,
-}
-
-impl Issuer<'_> {
-    fn sign(&self, message: &[u8]) -> Result<BitString, Error> {
-        let signature = self.key.sign_with_rng(&mut rand::thread_rng(), message);
-        BitString::from_bytes(&signature.to_vec()).map_err(crypto)
-    }
-
-    fn certify(
-        &self,
-        subject: Name,
-        serial: u64,
-        years: u64,
-        key: SubjectPublicKeyInfoOwned,
-        extensions: Vec<Extension>,
-    ) -> Result<Certificate, Error> {
-        let algorithm = self.key.signature_algorithm_identifier().map_err(crypto)?;
-        let tbs = TbsCertificate {
-            version: Version::V3,
-            serial_number: SerialNumber::from(serial),
-            signature: algorithm.clone(),
-            issuer: self.name.clone(),
-            validity: validity(years)?,
-            subject,
-            subject_public_key_info: key,
-            issuer_unique_id: None,
-            subject_unique_id: None,
-            extensions: Some(extensions),
-        };
-        let signature = self.sign(&tbs.to_der().map_err(crypto)?)?;
-        Ok(Certificate { tbs_certificate: tbs, signature_algorithm: algorithm, signature })
-    }
-
-    fn crl(&self) -> Result<CertificateList, Error> {
-        let algorithm = self.key.signature_algorithm_identifier().map_err(crypto)?;
-        let window = validity(1)?;
-        let number = extension("2.5.29.20", false, &1u8)?;
-        let tbs = TbsCertList {
-            version: Version::V2,
-            signature: algorithm.clone(),
-            issuer: self.name.clone(),
-            this_update: window.not_before,
-            next_update: Some(window.not_after),
-            revoked_certificates: None,
-            crl_extensions: Some(vec![number]),
-        };
-        let signature = self.sign(&tbs.to_der().map_err(crypto)?)?;
-        Ok(CertificateList { tbs_cert_list: tbs, signature_algorithm: algorithm, signature })
-    }
-}
-
-fn raw_extension(oid: &str, critical: bool, value: &[u8]) -> Result<Extension, Error> {
-    let extn_id = ObjectIdentifier::new(oid).map_err(crypto)?;
-    Ok(Extension { extn_id, critical, extn_value: OctetString::new(value).map_err(crypto)? })
-}
-
-fn extension<T: Encode>(oid: &str, critical: bool, value: &T) -> Result<Extension, Error> {
-    raw_extension(oid, critical, &value.to_der().map_err(crypto)?)
-}
-
-/// Basic constraints and key usage of a CA.
-fn ca_extensions(path_length: Option<u8>) -> Result<Vec<Extension>, Error> {
-    use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, KeyUsages};
-    Ok(vec![
-        extension("2.5.29.19", true, &BasicConstraints { ca: true, path_len_constraint: path_length })?,
-        extension("2.5.29.15", true, &KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign))?,
-    ])
+fn common_name(common: &str) -> Result<Name, Error> {
+    name(&format!("CN={common},O=Cloister softkvm\\, emulated\\, NOT AMD,OU=Engineering"))
 }
 
 /// AMD's VCEK extensions (AMD 57230, "VCEK Certificate Extensions").
@@ -177,25 +78,6 @@ fn load_key(dir: &Path, file: &str) -> Result<RsaPrivateKey, Error> {
     RsaPrivateKey::from_pkcs8_pem(text).map_err(|e| damaged(e.to_string()))
 }
 
-/// Reads a DER file, or makes it.
-fn cached<T: Encode + for<'a> Decode<'a>>(
-    path: &Path,
-    make: impl FnOnce() -> Result<T, Error>,
-) -> Result<T, Error> {
-    if path.exists() {
-        let bytes = read(path)?;
-        return T::from_der(&bytes).map_err(|e| Error::Damaged { path: path.to_owned(), why: e.to_string() });
-    }
-    let value = make()?;
-    create_private(path, &value.to_der().map_err(crypto)?)?;
-    Ok(value)
-}
-
-fn public<K: EncodePublicKey>(key: &K) -> Result<SubjectPublicKeyInfoOwned, Error> {
-    let der = key.to_public_key_der().map_err(crypto)?;
-    SubjectPublicKeyInfoOwned::from_der(der.as_bytes()).map_err(crypto)
-}
-
 impl Certs {
     /// Opens or makes the chain.
     pub(super) fn open(
@@ -206,22 +88,40 @@ impl Certs {
     ) -> Result<Self, Error> {
         let ark_key = SigningKey::<Sha384>::new(load_key(dir, "ark.key.pem")?);
         let ask_key = SigningKey::<Sha384>::new(load_key(dir, "ask.key.pem")?);
-        let ark_name = name(&format!("ARK-{PRODUCT}"))?;
-        let ask_name = name(&format!("SEV-{PRODUCT}"))?;
+        let ark_name = common_name(&format!("ARK-{PRODUCT}"))?;
+        let ask_name = common_name(&format!("SEV-{PRODUCT}"))?;
         let root = Issuer { name: ark_name.clone(), key: &ark_key };
         let intermediate = Issuer { name: ask_name.clone(), key: &ask_key };
         let ark = cached(&dir.join("ark.der"), || {
-            root.certify(ark_name, 0x1_0000, 25, public(&ark_key.verifying_key())?, ca_extensions(None)?)
+            root.certify(
+                ark_name,
+                0x1_0000u64.into(),
+                25 * YEAR,
+                public(&ark_key.verifying_key())?,
+                ca_extensions(None)?,
+            )
         })?;
         let ask = cached(&dir.join("ask.der"), || {
-            root.certify(ask_name, 0x1_0001, 25, public(&ask_key.verifying_key())?, ca_extensions(Some(0))?)
+            root.certify(
+                ask_name,
+                0x1_0001u64.into(),
+                25 * YEAR,
+                public(&ask_key.verifying_key())?,
+                ca_extensions(Some(0))?,
+            )
         })?;
         let leaf = cached(&dir.join(format!("vcek-{:016x}.der", model.tcb.packed())), || {
             // AMD's VCEKs have serial number 0.
             let key = public(vcek.verifying_key())?;
-            intermediate.certify(name("SEV-VCEK")?, 0, 7, key, vcek_extensions(model, chip_id)?)
+            intermediate.certify(
+                common_name("SEV-VCEK")?,
+                0u64.into(),
+                7 * YEAR,
+                key,
+                vcek_extensions(model, chip_id)?,
+            )
         })?;
-        let crl = cached(&dir.join("crl.der"), || root.crl())?;
+        let crl = cached(&dir.join("crl.der"), || root.crl(Vec::new(), YEAR, Vec::new()))?;
         Ok(Self { ark, ask, vcek: leaf, crl })
     }
 
@@ -248,17 +148,13 @@ impl Certs {
 
     /// `softkvm export-certs`: ark.pem, ask.pem, vcek.pem, crl.der.
     pub fn export(&self, dir: &Path) -> Result<(), Error> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Io { path, source }
-        };
         std::fs::create_dir_all(dir).map_err(io(dir))?;
         for (file, cert) in [("ark.pem", &self.ark), ("ask.pem", &self.ask), ("vcek.pem", &self.vcek)] {
             let path = dir.join(file);
             let pem = cert.to_pem(der::pem::LineEnding::LF).map_err(crypto)?;
-            std::fs::write(&path, pem).map_err(io(&path))?;
+            write_public(&path, pem)?;
         }
         let path = dir.join("crl.der");
-        std::fs::write(&path, self.crl.to_der().map_err(crypto)?).map_err(io(&path))
+        write_public(&path, self.crl.to_der().map_err(crypto)?)
     }
 }

@@ -3,8 +3,9 @@
 use aes_gcm::aead::AeadInPlace;
 use aes_gcm::{Aes256Gcm, KeyInit, Tag};
 
-use super::platform::{Platform, derive};
+use super::platform::Platform;
 use super::report::{self, Signing};
+use crate::platform::derive;
 use crate::snp::launch::Launch;
 use crate::snp::page::{Page, ZERO, put, u16_at, u32_at, u64_at};
 

@@ -1,0 +1,216 @@
+//! How secure EPT judges accesses, TDG.MEM.PAGE.ACCEPT, and the module's own accesses on behalf of a TDCALL.
+
+use std::sync::Arc;
+
+use softkvm_cpu::{Access, CpuState, Exception, HostPage, PageRequest, Stop};
+
+use super::sept::{Entry, State};
+use super::status::{self, operand};
+use super::ve;
+use crate::machine::confidential::{View, backed, memory_fault, view};
+use crate::machine::ctx::Ctx;
+use crate::machine::exit::Outcome;
+use crate::machine::gmem::PAGE;
+use crate::machine::memory::Slot;
+
+const LARGE_PAGE: u64 = 2 << 20;
+
+/// Judges an access of a TD.
+pub fn resolve(ctx: &mut Ctx, cpu: &CpuState, request: &PageRequest) -> Result<HostPage, Stop> {
+    if !request.private && (request.walk || request.access == Access::Execute) {
+        return Err(Stop::Fault(shared_code(request)));
+    }
+    match view(ctx, request, request.private)? {
+        View::Shared(page) => Ok(page),
+        View::Private(slot) => private_page(ctx, cpu, &slot, request),
+        // MMIO is the guest's to emulate. A private access to nothing is an error that KVM reports.
+        View::Nothing if request.private => memory_fault(ctx, request.gpa, true),
+        View::Nothing => ve::ept_violation(ctx, cpu, request),
+    }
+}
+
+/// Code and page tables must be private: #PF with the reserved-bit error (Intel TDX CPU architectural extensions).
+fn shared_code(request: &PageRequest) -> Exception {
+    const PRESENT_RESERVED: u32 = 1 | 1 << 3;
+    let code = PRESENT_RESERVED
+        | u32::from(request.access == Access::Write) << 1
+        | u32::from(request.user) << 2
+        | u32::from(request.access == Access::Execute) << 4;
+    Exception::page_fault(code, request.gva)
+}
+
+/// The entry of a private page; KVM adds the page at the first fault on it (TDH.MEM.PAGE.AUG).
+fn entry_of(ctx: &mut Ctx, slot: &Slot, gpa: u64) -> Result<Entry, Stop> {
+    let Some(word) = slot.tee_word(gpa) else { return memory_fault(ctx, gpa, true) };
+    loop {
+        let entry = Entry::load(word);
+        if entry.state() != State::Free {
+            return if entry.gfn() == gpa / PAGE { Ok(entry) } else { memory_fault(ctx, gpa, true) };
+        }
+        Entry::new(gpa / PAGE, State::Pending, false).replace(word, entry);
+    }
+}
+
+fn private_page(ctx: &mut Ctx, cpu: &CpuState, slot: &Slot, request: &PageRequest) -> Result<HostPage, Stop> {
+    if entry_of(ctx, slot, request.gpa)?.state() == State::Pending {
+        let disabled =
+            ctx.vm.tdx().is_some_and(|tdx| tdx.pending_ve_disable.load(std::sync::atomic::Ordering::Relaxed));
+        if !disabled {
+            return ve::ept_violation(ctx, cpu, request);
+        }
+        // KVM: "Guest access before accepting", and the end of the VM.
+        eprintln!(
+            "softkvm: vCPU {}: the guest used {:#x} before accepting it; the TD is dead",
+            ctx.shared.id, request.gpa
+        );
+        return ctx.leave(Outcome::Dead);
+    }
+    match slot.private_page(request.gpa) {
+        Some(host) => Ok(HostPage { host, writable: true, executable: true }),
+        None => memory_fault(ctx, request.gpa, true),
+    }
+}
+
+/// TDG.MEM.PAGE.ACCEPT: RCX holds the GPA and in its low bits the level (0: 4 KiB, 1: 2 MiB).
+pub fn accept(ctx: &mut Ctx, rcx: u64) -> Result<u64, Stop> {
+    const BAD_RCX: u64 = status::OPERAND_INVALID | operand::RCX;
+    let (level, gpa) = (rcx & 7, rcx & !0xfff);
+    let gpaw = ctx.vm.tdx().and_then(|tdx| tdx.parameters()).map(|p| p.gpaw);
+    let bytes = match level {
+        0 => PAGE,
+        1 => LARGE_PAGE,
+        _ => return Ok(BAD_RCX),
+    };
+    let private = gpaw.and_then(|w| w.split(gpa)).is_some_and(|(_, private)| private);
+    if rcx & 0xff8 != 0 || !private || gpa & (bytes - 1) != 0 {
+        return Ok(BAD_RCX);
+    }
+    if level == 0 { accept_small(ctx, gpa) } else { accept_large(ctx, gpa) }
+}
+
+fn accept_small(ctx: &mut Ctx, gpa: u64) -> Result<u64, Stop> {
+    let slot = backed(ctx, gpa, PAGE)?;
+    let mut entry = entry_of(ctx, &slot, gpa)?;
+    if entry.state() == State::Mapped {
+        return Ok(status::PAGE_ALREADY_ACCEPTED | u64::from(entry.large()));
+    }
+    if entry.large() {
+        // The module exits to a host that would accept part of a large page: the host splits it and tries again.
+        demote(&slot, gpa & !(LARGE_PAGE - 1));
+        entry = entry_of(ctx, &slot, gpa)?;
+    }
+    take(&slot, gpa, entry);
+    Ok(status::SUCCESS)
+}
+
+fn take(slot: &Slot, gpa: u64, entry: Entry) {
+    // Acceptance initialises: whatever the host left in the page is gone.
+    if let (Some(host), Some(word)) = (slot.private_page(gpa), slot.tee_word(gpa)) {
+        // SAFETY: a page of live private memory; nobody may use it before the entry says so.
+        unsafe { std::ptr::write_bytes(host, 0, PAGE as usize) };
+        Entry::new(gpa / PAGE, State::Mapped, entry.large()).store(word);
+    }
+}
+
+fn pages(gpa: u64) -> impl Iterator<Item = u64> {
+    (gpa..gpa + LARGE_PAGE).step_by(PAGE as usize)
+}
+
+fn demote(slot: &Slot, gpa: u64) {
+    for at in pages(gpa) {
+        if let Some(word) = slot.tee_word(at) {
+            let entry = Entry::load(word);
+            Entry::new(at / PAGE, entry.state(), false).store(word);
+        }
+    }
+}
+
+/// The host backs 2 MiB with one page if the whole range is private, in one memslot, and none of it is mapped yet.
+fn accept_large(ctx: &mut Ctx, gpa: u64) -> Result<u64, Stop> {
+    let slots = ctx.vm.slots();
+    let whole = slots
+        .find(gpa)
+        .filter(|slot| slot.gmem.is_some() && gpa + LARGE_PAGE <= slot.gpa + slot.bytes)
+        .filter(|_| ctx.vm.all_private(gpa, LARGE_PAGE))
+        .map(Arc::clone);
+    let Some(slot) = whole else {
+        // It backs only the first page, which makes the entry at this level a table.
+        let slot = backed(ctx, gpa, PAGE)?;
+        entry_of(ctx, &slot, gpa)?;
+        return Ok(status::PAGE_SIZE_MISMATCH | 1);
+    };
+    let entries: Vec<Entry> = pages(gpa).filter_map(|at| slot.tee_word(at).map(Entry::load)).collect();
+    let all =
+        |state: State| entries.iter().all(|e| e.state() == state && (state == State::Free || e.large()));
+    if all(State::Mapped) {
+        return Ok(status::PAGE_ALREADY_ACCEPTED | 1);
+    }
+    if !all(State::Free) && !all(State::Pending) {
+        return Ok(status::PAGE_SIZE_MISMATCH | 1);
+    }
+    if let Some((memory, offset)) = slot.private(gpa) {
+        memory.zero(offset, LARGE_PAGE);
+    }
+    for at in pages(gpa) {
+        if let Some(word) = slot.tee_word(at) {
+            Entry::new(at / PAGE, State::Mapped, true).store(word);
+        }
+    }
+    Ok(status::SUCCESS)
+}
+
+/// Which view an operand of a TDCALL may lie in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Views {
+    /// Private memory only.
+    Private,
+    /// Either.
+    Either,
+}
+
+/// The host address of an operand that lies inside one page. `Ok(None)`: the address is not valid.
+fn operand_page(
+    ctx: &mut Ctx,
+    cpu: &CpuState,
+    gpa: u64,
+    access: Access,
+    views: Views,
+) -> Result<Option<*mut u8>, Stop> {
+    let gpaw = ctx.vm.tdx().and_then(|tdx| tdx.parameters()).map(|p| p.gpaw);
+    let Some((address, private)) = gpaw.and_then(|w| w.split(gpa)) else { return Ok(None) };
+    if !private && views == Views::Private {
+        return Ok(None);
+    }
+    let request = PageRequest { gpa: address, gva: 0, access, private, user: false, walk: false };
+    let page = resolve(ctx, cpu, &request)?;
+    // SAFETY: an offset inside the page that was granted.
+    Ok(Some(unsafe { page.host.add((address & (PAGE - 1)) as usize) }))
+}
+
+/// Reads an operand of a TDCALL that is aligned so that it cannot cross a page.
+pub fn read_operand(
+    ctx: &mut Ctx,
+    cpu: &CpuState,
+    gpa: u64,
+    views: Views,
+    data: &mut [u8],
+) -> Result<bool, Stop> {
+    let Some(host) = operand_page(ctx, cpu, gpa, Access::Read, views)? else { return Ok(false) };
+    // SAFETY: inside one page (the caller checked the alignment), which was granted; guest memory is accessed raw.
+    unsafe { std::ptr::copy_nonoverlapping(host, data.as_mut_ptr(), data.len()) };
+    Ok(true)
+}
+
+/// Writes an operand of a TDCALL that is aligned so that it cannot cross a page.
+pub fn write_operand(
+    ctx: &mut Ctx,
+    cpu: &CpuState,
+    gpa: u64,
+    views: Views,
+    data: &[u8],
+) -> Result<bool, Stop> {
+    let Some(host) = operand_page(ctx, cpu, gpa, Access::Write, views)? else { return Ok(false) };
+    // SAFETY: as in `read_operand`.
+    unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), host, data.len()) };
+    Ok(true)
+}
