@@ -1,18 +1,25 @@
-//! Evidence from the kernel: configfs-tsm first, `/dev/sev-guest` where a kernel has only that.
+//! Evidence from the kernel: configfs-tsm first, which says of which TEE it is; `/dev/sev-guest` where a kernel has only that.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use cloister_attestation::{snp, tdx};
+use cloister_kbs::{SnpEvidence, TdxEvidence, Tee};
 
 use crate::system;
 
 /// What proves this guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// The attestation report, as the secure processor signed it.
+    /// Of which TEE it is.
+    pub provider: &'static Provider,
+    /// The attestation report or quote, as it was signed.
     pub report: Vec<u8>,
-    /// The certificate table that came with it; may be empty.
-    pub certificate_table: Vec<u8>,
+    /// What comes with it: the certificate table of a report, the event log of a TD's firmware; may be empty.
+    pub auxiliary: Vec<u8>,
     /// Who gave it.
     pub source: &'static str,
 }
@@ -32,11 +39,16 @@ pub enum Error {
         source: io::Error,
     },
     /// Another TEE.
-    #[error("the kernel's provider is {0:?}; only sev_guest is supported")]
+    #[error("the kernel's provider is {0:?}; sev_guest and tdx_guest are supported")]
     Provider(String),
-    /// Not a report.
-    #[error("the kernel gave {0} bytes where a report has 1184")]
-    Length(usize),
+    /// Not a report or quote.
+    #[error("the kernel's evidence of {provider} cannot be read: {why}")]
+    Malformed {
+        /// Who gave it.
+        provider: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Somebody else used the same entry.
     #[error("the report was overwritten while it was read")]
     Raced,
@@ -44,41 +56,119 @@ pub enum Error {
 
 const TSM: &str = "/sys/kernel/config/tsm/report";
 const SEV_GUEST: &str = "/dev/sev-guest";
-const REPORT_BYTES: usize = 1184;
+/// The event log of a TD's firmware, as the kernel shows the area that ACPI's CCEL table points to.
+const CCEL: &str = "/sys/firmware/acpi/tables/data/CCEL";
+
+/// A configfs-tsm provider, and what is special about its TEE.
+#[derive(Debug)]
+pub struct Provider {
+    /// As the kernel calls it.
+    name: &'static str,
+    /// As the KBS protocol calls its TEE.
+    pub tee: Tee,
+    /// MEASUREMENT or MRTD of a report or quote; why it is none.
+    measurement: fn(&[u8]) -> Result<[u8; 48], String>,
+    /// As the broker takes it.
+    primary: fn(&Evidence) -> serde_json::Result<serde_json::Value>,
+}
+
+impl PartialEq for Provider {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Provider {}
+
+static SNP: Provider = Provider {
+    name: "sev_guest",
+    tee: Tee::Snp,
+    measurement: |bytes| {
+        snp::Report::parse(bytes).map(|report| *report.measurement()).map_err(|e| e.to_string())
+    },
+    primary: |evidence| {
+        serde_json::to_value(SnpEvidence {
+            report: BASE64_STANDARD.encode(&evidence.report),
+            certificate_table: BASE64_STANDARD.encode(trimmed(&evidence.auxiliary)),
+        })
+    },
+};
+
+static TDX: Provider = Provider {
+    name: "tdx_guest",
+    tee: Tee::Tdx,
+    measurement: |bytes| {
+        tdx::Quote::parse(bytes).map(|quote| quote.report().base.mrtd).map_err(|e| e.to_string())
+    },
+    primary: |evidence| {
+        serde_json::to_value(TdxEvidence {
+            quote: BASE64_STANDARD.encode(&evidence.report),
+            cc_eventlog: BASE64_STANDARD.encode(&evidence.auxiliary),
+        })
+    },
+};
+
+/// The table without the zeros behind it, which the kernel's page granularity leaves.
+fn trimmed(table: &[u8]) -> &[u8] {
+    let end = table.iter().rposition(|&b| b != 0).map_or(0, |last| last.saturating_add(1));
+    table.get(..end).unwrap_or_default()
+}
 
 impl Evidence {
-    /// MEASUREMENT, at offset 0x90 (AMD 56860, table "ATTESTATION_REPORT Structure").
-    pub fn measurement(&self) -> &[u8] {
-        self.report.get(0x90..0xc0).unwrap_or_default()
+    /// Evidence that has at least the form of such.
+    fn new(
+        provider: &'static Provider,
+        report: Vec<u8>,
+        auxiliary: Vec<u8>,
+        source: &'static str,
+    ) -> Result<Self, Error> {
+        (provider.measurement)(&report).map_err(|why| Error::Malformed { provider: provider.name, why })?;
+        Ok(Self { provider, report, auxiliary, source })
+    }
+
+    /// MEASUREMENT or MRTD.
+    pub fn measurement(&self) -> [u8; 48] {
+        // It was read once, in `new`.
+        (self.provider.measurement)(&self.report).unwrap_or([0; 48])
+    }
+
+    /// `primary_evidence` of the KBS protocol.
+    pub fn primary(&self) -> serde_json::Result<serde_json::Value> {
+        (self.provider.primary)(self)
     }
 
     /// A JSON line for programs.
     pub fn summary(&self) -> String {
         serde_json::json!({
+            "tee": self.provider.tee.as_ref(),
             "source": self.source,
             "report_bytes": self.report.len(),
-            "certificate_table_bytes": self.certificate_table.len(),
+            "auxiliary_bytes": self.auxiliary.len(),
             "measurement": hex::encode(self.measurement()),
         })
         .to_string()
     }
 }
 
-/// A report over `data`.
+/// Which TEE this guest runs in, before it is asked for evidence.
+pub fn tee() -> Result<Tee, Error> {
+    if Path::new(TSM).is_dir() {
+        return Ok(Entry::create()?.provider()?.tee);
+    }
+    if Path::new(SEV_GUEST).exists() { Ok(SNP.tee) } else { Err(Error::NoInterface) }
+}
+
+/// A report or quote over `data`.
 pub fn get(data: &[u8; 64]) -> Result<Evidence, Error> {
-    let evidence = if Path::new(TSM).is_dir() {
-        from_tsm(data)?
+    if Path::new(TSM).is_dir() {
+        from_tsm(data)
     } else if Path::new(SEV_GUEST).exists() {
         let (report, certificate_table) = system::sev_guest_report(SEV_GUEST, data)
             .map_err(|source| Error::Io { path: SEV_GUEST.into(), source })?;
-        Evidence { report, certificate_table, source: "/dev/sev-guest" }
+        Evidence::new(&SNP, report, certificate_table, SEV_GUEST)
     } else {
-        return Err(Error::NoInterface);
-    };
-    if evidence.report.len() != REPORT_BYTES {
-        return Err(Error::Length(evidence.report.len()));
+        Err(Error::NoInterface)
     }
-    Ok(evidence)
 }
 
 /// An entry of configfs-tsm, removed when it is no longer needed (Documentation/ABI/testing/configfs-tsm).
@@ -92,6 +182,17 @@ impl Drop for Entry {
 }
 
 impl Entry {
+    fn create() -> Result<Self, Error> {
+        let path = Path::new(TSM).join(format!("cloister-{}", std::process::id()));
+        fs::create_dir(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        Ok(Self(path))
+    }
+
+    fn provider(&self) -> Result<&'static Provider, Error> {
+        let name = self.read_text("provider")?;
+        [&SNP, &TDX].into_iter().find(|provider| provider.name == name).ok_or(Error::Provider(name))
+    }
+
     fn read(&self, attribute: &str) -> Result<Vec<u8>, Error> {
         let path = self.0.join(attribute);
         fs::read(&path).map_err(|source| Error::Io { path, source })
@@ -103,23 +204,22 @@ impl Entry {
 }
 
 fn from_tsm(data: &[u8; 64]) -> Result<Evidence, Error> {
-    let path = Path::new(TSM).join(format!("cloister-{}", std::process::id()));
-    fs::create_dir(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-    let entry = Entry(path);
-    let provider = entry.read_text("provider")?;
-    if provider != "sev_guest" {
-        return Err(Error::Provider(provider));
-    }
+    let entry = Entry::create()?;
+    let provider = entry.provider()?;
     let before = entry.read_text("generation")?;
     let inblob = entry.0.join("inblob");
     fs::write(&inblob, data).map_err(|source| Error::Io { path: inblob, source })?;
     let report = entry.read("outblob")?;
-    let certificate_table = entry.read("auxblob").unwrap_or_default();
+    // Neither has to exist: a verifier that needs it says so.
+    let auxiliary = match provider.tee {
+        Tee::Tdx => fs::read(CCEL).unwrap_or_default(),
+        _ => entry.read("auxblob").unwrap_or_default(),
+    };
     // One write happened: ours. Another one would mean that the report is over somebody else's data.
     let (before, after) = (before.parse::<u64>(), entry.read_text("generation")?.parse::<u64>());
     match (before, after) {
         (Ok(before), Ok(after)) if after == before.wrapping_add(1) => {}
         _ => return Err(Error::Raced),
     }
-    Ok(Evidence { report, certificate_table, source: "configfs-tsm" })
+    Evidence::new(provider, report, auxiliary, "configfs-tsm")
 }

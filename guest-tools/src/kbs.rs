@@ -1,11 +1,8 @@
 //! The guest's side of the KBS protocol: request, challenge, attestation, response.
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use cloister_kbs as protocol;
 use cloister_kbs::{
-    Attestation, Challenge, CompositeEvidence, Problem, Request, Response, RuntimeData, SnpEvidence, Token,
-    jwe,
+    Attestation, Challenge, CompositeEvidence, Problem, Request, Response, RuntimeData, Token, jwe,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -77,7 +74,7 @@ impl Session {
     pub fn attest(address: &Address) -> Result<Self, Error> {
         let request = Request {
             version: protocol::VERSION.into(),
-            tee: protocol::Tee::Snp,
+            tee: evidence::tee()?,
             extra_params: serde_json::json!({}),
         };
         let auth = post(address, protocol::path::AUTH, &[], &request)?;
@@ -94,12 +91,8 @@ impl Session {
         let data = protocol::report_data(&runtime_data)
             .map_err(|e| malformed(protocol::path::AUTH, &e.to_string()))?;
         let evidence = evidence::get(&data)?;
-        let primary = SnpEvidence {
-            report: BASE64_STANDARD.encode(&evidence.report),
-            certificate_table: BASE64_STANDARD.encode(trimmed(&evidence.certificate_table)),
-        };
         let primary_evidence =
-            serde_json::to_value(primary).map_err(|e| malformed(protocol::path::ATTEST, &e.to_string()))?;
+            evidence.primary().map_err(|e| malformed(protocol::path::ATTEST, &e.to_string()))?;
         let attestation = Attestation {
             init_data: None,
             runtime_data,
@@ -132,12 +125,6 @@ impl Session {
         let message: Response = parse(&path, &answer)?;
         Ok(jwe::decrypt(&self.key, &message)?)
     }
-}
-
-/// The table without the zeros behind it, which the kernel's page granularity leaves.
-fn trimmed(table: &[u8]) -> &[u8] {
-    let end = table.iter().rposition(|&b| b != 0).map_or(0, |last| last.saturating_add(1));
-    table.get(..end).unwrap_or_default()
 }
 
 fn malformed(path: &str, why: &str) -> Error {

@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Get an attestation report over 64 bytes of report data.
+    /// Get an attestation report or quote over 64 bytes of report data.
     Report {
         /// The report data, hexadecimal; shorter values are padded with zeros.
         #[arg(long, default_value = "")]
@@ -34,9 +34,9 @@ enum Command {
         /// Where to write the report; `-` is standard output.
         #[arg(long, default_value = "-")]
         output: PathBuf,
-        /// Where to write the certificate table, if the host gave one.
+        /// Where to write what comes with it: the certificate table of an SNP report, the event log of a TD's firmware.
         #[arg(long)]
-        certificates: Option<PathBuf>,
+        auxiliary: Option<PathBuf>,
         /// Print measurement and sizes as JSON on standard error's sibling, standard output, instead of the report.
         #[arg(long)]
         json: bool,
@@ -106,10 +106,10 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Error> {
     match command {
-        Command::Report { report_data, output, certificates, json } => {
+        Command::Report { report_data, output, auxiliary, json } => {
             let evidence = evidence::get(&parse_report_data(&report_data)?)?;
-            if let Some(path) = certificates {
-                system::write_private(&path, &evidence.certificate_table)
+            if let Some(path) = auxiliary {
+                system::write_private(&path, &evidence.auxiliary)
                     .map_err(|source| Error::Io { path, source })?;
             }
             if json {

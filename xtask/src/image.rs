@@ -13,10 +13,11 @@ use crate::kernel::Kernel;
 use crate::{command, modules, paths, progress};
 
 /// What the guest loads: reports, their encryption, disks, vsock, randomness.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
     "gcm",
     "ghash-generic",
     "sev-guest",
+    "tdx-guest",
     "virtio_blk",
     "vmw_vsock_virtio_transport",
     "virtio-rng",
