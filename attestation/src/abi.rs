@@ -96,6 +96,10 @@ termination_reasons! {
     OutOfMemory = 13, "out of memory";
     /// The hypervisor broke the GHCB protocol.
     GhcbProtocol = 14, "GHCB protocol violated";
+    /// The hypervisor or the TDX module did not serve a TDCALL.
+    TdcallFailed = 15, "TDCALL failed";
+    /// An event could not be measured into an RTMR or logged.
+    MeasurementFailed = 16, "measurement failed";
 }
 
 impl TerminationReason {
@@ -122,7 +126,7 @@ mod tests {
             assert_eq!(TerminationReason::from_code(reason.code()), Some(reason));
         }
         assert_eq!(TerminationReason::from_code(0), None);
-        assert_eq!(TerminationReason::from_code(15), None);
+        assert_eq!(TerminationReason::from_code(17), None);
     }
 
     #[test]

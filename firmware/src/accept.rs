@@ -1,12 +1,12 @@
-//! Accepting memory: PVALIDATE of every page of RAM, once.
+//! Accepting memory: PVALIDATE or TDG.MEM.PAGE.ACCEPT of every page of RAM, once.
 //!
 //! A page that turns out to be validated already is one that the host has put somewhere twice; a page that is
 //! validated a second time could be swapped for its former self. Both end the guest.
 
 use crate::layout::{
-    BIOS_AREA, BOUNCE, GHCB, GIB, HIGH_RAM_START, LARGE_PAGE, LAUNCHED, LOW_RAM_END, PAGE, Range,
+    BIOS_AREA, BOUNCE, GHCB, GIB, HIGH_RAM_START, LARGE_PAGE, LAUNCHED, LAUNCHED_TD, LOW_RAM_END, PAGE, Range,
 };
-use crate::machine::{Machine, PageSize, Validation};
+use crate::machine::{Guest, Machine, PageSize, Validation};
 use crate::memory_map::Ram;
 use crate::termination::{Stop, TerminationReason};
 
@@ -26,19 +26,19 @@ pub fn accept<M: Machine>(machine: &mut M, ram: &Ram) -> Result<(), Stop> {
             machine.map(at.wrapping_div(GIB))?;
             let gib_end = (at | GIB.saturating_sub(1)).saturating_add(1);
             let end = part.end.min(gib_end);
-            large(machine, Range::new(at, end))?;
+            part_of_gib(machine, Range::new(at, end))?;
             at = end;
         }
     }
     Ok(())
 }
 
-/// Validates shared pages that have become private again.
-pub fn small<M: Machine>(machine: &mut M, range: Range) -> Result<(), Stop> {
+/// Page by page.
+fn small<M: Machine>(machine: &mut M, range: Range) -> Result<(), Stop> {
     let mut at = range.start;
     while at < range.end {
         let next = at.saturating_add(PAGE);
-        if !excluded(Range::new(at, next)) {
+        if !excluded(machine.guest(), &Range::new(at, next)) {
             one_small(machine, at)?;
         }
         at = next;
@@ -46,8 +46,15 @@ pub fn small<M: Machine>(machine: &mut M, range: Range) -> Result<(), Stop> {
     Ok(())
 }
 
-fn excluded(page: Range) -> bool {
-    LAUNCHED.iter().any(|(range, _)| range.overlaps(&page)) || GHCB.overlaps(&page) || BOUNCE.overlaps(&page)
+/// Pages that the launch has accepted, or that are shared while the firmware runs.
+fn excluded(guest: Guest, page: &Range) -> bool {
+    let any = |launched: &[(Range, u32)]| launched.iter().any(|(range, _)| range.overlaps(page));
+    let mine = match guest {
+        Guest::Plain => true,
+        Guest::Snp { .. } => any(&LAUNCHED) || GHCB.overlaps(page),
+        Guest::Td { .. } => any(&LAUNCHED_TD),
+    };
+    mine || BOUNCE.overlaps(page)
 }
 
 /// Validates one 4 KiB page.
@@ -57,6 +64,19 @@ pub fn one_small<M: Machine>(machine: &mut M, gpa: u64) -> Result<(), Stop> {
         Validation::Unchanged => Err(refused("a page was validated already")),
         Validation::SizeMismatch | Validation::Failed(_) => Err(refused("a page could not be validated")),
     }
+}
+
+/// A range inside one GiB. TDs may have pages of that size, which PVALIDATE does not know.
+fn part_of_gib<M: Machine>(machine: &mut M, range: Range) -> Result<(), Stop> {
+    if range.len() == GIB && matches!(machine.guest(), Guest::Td { .. }) {
+        match machine.validate(range.start, PageSize::Huge) {
+            Validation::Changed => return Ok(()),
+            Validation::SizeMismatch => {}
+            Validation::Unchanged => return Err(refused("a page was validated already")),
+            Validation::Failed(_) => return Err(refused("a page could not be validated")),
+        }
+    }
+    large(machine, range)
 }
 
 fn large<M: Machine>(machine: &mut M, range: Range) -> Result<(), Stop> {

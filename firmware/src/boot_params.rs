@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::bytes;
 use crate::kernel::{SETUP_HEADER, SetupHeader};
 use crate::layout::{BOOT_PARAMS, CC_BLOB, CMDLINE, CPUID, Range, SECRETS, SETUP_DATA};
-use crate::machine::Machine;
+use crate::machine::{Guest, Machine};
 use crate::memory_map::Ram;
 use crate::termination::{Stop, TerminationReason};
 
@@ -63,8 +63,9 @@ pub struct Contents {
 
 /// Writes `boot_params`, and in an SNP guest the CC blob and the node that points at it.
 pub fn write<M: Machine>(machine: &mut M, ram: &Ram, contents: &Contents) -> Result<(), Stop> {
-    let confidential = machine.c_bit().is_some();
-    if confidential {
+    let guest = machine.guest();
+    let has_blob = matches!(guest, Guest::Snp { .. });
+    if has_blob {
         write_cc_blob(machine)?;
     }
 
@@ -75,7 +76,7 @@ pub fn write<M: Machine>(machine: &mut M, ram: &Ram, contents: &Contents) -> Res
     let initrd = contents.initrd.unwrap_or(Range::new(0, 0));
     header.ramdisk_image = U32::new(u32::try_from(initrd.start).map_err(|_| FULL)?);
     header.ramdisk_size = U32::new(u32::try_from(initrd.len()).map_err(|_| FULL)?);
-    header.setup_data = U64::new(if confidential { SETUP_DATA.start } else { 0 });
+    header.setup_data = U64::new(if has_blob { SETUP_DATA.start } else { 0 });
 
     let page = machine.ram(BOOT_PARAMS)?;
     page.fill(0);
@@ -83,7 +84,7 @@ pub fn write<M: Machine>(machine: &mut M, ram: &Ram, contents: &Contents) -> Res
     bytes::write(page, ACPI_RSDP, &U64::new(contents.rsdp)).ok_or(FULL)?;
     let mut count = 0_u8;
     let mut at = E820_TABLE;
-    for entry in ram.for_linux().iter().filter(|entry| !entry.is_empty()) {
+    for entry in ram.for_linux(guest).iter().filter(|entry| !entry.is_empty()) {
         bytes::write(page, at, entry).ok_or(FULL)?;
         at = at.saturating_add(size_of_val(entry));
         count = count.saturating_add(1);

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use crate::layout::{
-    BOUNCE, CPUID, GHCB, KERNEL_HASHES, LAUNCHED, PAGE, PD_1, PD_WINDOW, RAM_ABOVE_4G, Range, SEC_MEM,
+    BOUNCE, CPUID, GHCB, KERNEL_HASHES, LAUNCHED, LAUNCHED_TD, PAGE, PD_1, PD_WINDOW, RAM_ABOVE_4G, Range, SEC_MEM,
 };
-use crate::machine::{Machine, PageSize, Validation, Width};
+use crate::machine::{Guest, Machine, PageSize, Validation, Width};
 use crate::metadata::guid;
 use crate::termination::{Stop, TerminationReason};
 
@@ -46,7 +46,7 @@ pub struct Fake {
     pub config_writes: Vec<(u32, u32)>,
     /// What the configuration data port reads as.
     pub host_bridge: u32,
-    c_bit: Option<u32>,
+    guest: Guest,
     validated: BTreeMap<u64, u32>,
     mapped: Vec<u64>,
     shared: Vec<u8>,
@@ -182,7 +182,7 @@ impl Fake {
             console: String::new(),
             config_writes: Vec::new(),
             host_bridge: 0xFFFF_FFFF,
-            c_bit: None,
+            guest: Guest::Plain,
             validated: BTreeMap::new(),
             mapped: vec![0, 3],
             shared: vec![0; BOUNCE.len() as usize],
@@ -202,15 +202,27 @@ impl Fake {
     /// An SNP guest whose launch measured what [`Fake::plain`] offers.
     pub fn snp() -> Self {
         let mut this = Self::plain();
-        this.c_bit = Some(51);
-        for (range, _) in LAUNCHED {
-            for page in (range.start..range.end).step_by(PAGE as usize) {
-                this.validated.insert(page, 1);
-            }
-        }
+        this.guest = Guest::Snp { c_bit: 51 };
+        this.launch(&LAUNCHED);
         this.measure();
         this.put(CPUID, &cpuid_page(51));
         this
+    }
+
+    /// A TD that is offered the same.
+    pub fn td() -> Self {
+        let mut this = Self::plain();
+        this.guest = Guest::Td { gpaw: 48 };
+        this.launch(&LAUNCHED_TD);
+        this
+    }
+
+    fn launch(&mut self, launched: &[(Range, u32)]) {
+        for (range, _) in launched {
+            for page in (range.start..range.end).step_by(PAGE as usize) {
+                self.validated.insert(page, 1);
+            }
+        }
     }
 
     /// Measures what is offered now.
@@ -279,14 +291,20 @@ impl Fake {
         self.shared[..4].copy_from_slice(&done.to_be_bytes());
     }
 
+    /// Whether a page is shared while the firmware runs.
+    pub fn is_shared(&self, page: u64) -> bool {
+        let ghcb = matches!(self.guest, Guest::Snp { .. }) && GHCB.contains(&Range::new(page, page + PAGE));
+        ghcb || BOUNCE.contains(&Range::new(page, page + PAGE))
+    }
+
     fn is_ram(&self, page: u64) -> bool {
         page < self.ram.len() as u64 || (RAM_ABOVE_4G..self.above_4g_end).contains(&page)
     }
 }
 
 impl Machine for Fake {
-    fn c_bit(&self) -> Option<u32> {
-        self.c_bit
+    fn guest(&self) -> Guest {
+        self.guest
     }
 
     fn write_port(&mut self, port: u16, width: Width, value: u32) -> Result<(), Stop> {
@@ -321,17 +339,15 @@ impl Machine for Fake {
     }
 
     fn validate(&mut self, gpa: u64, size: PageSize) -> Validation {
-        assert!(self.c_bit.is_some(), "PVALIDATE outside an SNP guest");
+        assert!(self.guest.is_confidential(), "acceptance in a plain guest");
         assert!(self.mapped.contains(&(gpa >> 30)), "{gpa:#x} is not mapped");
-        let length = match size {
-            PageSize::Small => PAGE,
-            PageSize::Large => 2 << 20,
-        };
+        assert!(size != PageSize::Huge || matches!(self.guest, Guest::Td { .. }), "PVALIDATE of 1 GiB");
+        let length = size.bytes();
         assert_eq!(gpa % length, 0);
         let pages = || (gpa..gpa + length).step_by(PAGE as usize);
         let hit = |page: Option<u64>| page.is_some_and(|page| pages().any(|p| p == page));
         assert!(pages().all(|page| self.is_ram(page)), "PVALIDATE of {gpa:#x}, where no RAM is");
-        if size == PageSize::Large && self.lies.small_pages {
+        if size != PageSize::Small && self.lies.small_pages {
             return Validation::SizeMismatch;
         }
         if hit(self.lies.broken) {
@@ -341,7 +357,7 @@ impl Machine for Fake {
             return Validation::Unchanged;
         }
         for page in pages() {
-            assert!(![GHCB, BOUNCE].iter().any(|shared| shared.contains(&Range::new(page, page + PAGE))));
+            assert!(!self.is_shared(page), "{page:#x} is shared");
             *self.validated.entry(page).or_default() += 1;
         }
         Validation::Changed
@@ -361,7 +377,7 @@ impl Machine for Fake {
         assert!(!own.iter().any(|own| own.overlaps(&range)), "{range:x?} is the firmware's own");
         let low = Range::new(0, 0xA_0000).contains(&range);
         assert!(low || Range::new(0x10_0000, self.ram_end).contains(&range), "{range:x?} is not RAM");
-        if self.c_bit.is_some() {
+        if self.guest.is_confidential() {
             let first = range.start & !(PAGE - 1);
             for page in (first..range.end).step_by(PAGE as usize) {
                 assert_eq!(self.validations(page), 1, "{page:#x} is used before it is accepted");

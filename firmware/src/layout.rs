@@ -46,8 +46,11 @@ impl Range {
     }
 }
 
-/// Stack. Page 0 below it is never mapped while the firmware runs, so an overflow faults.
+/// Stack. Page 0 below it is never mapped while the firmware runs, so an overflow faults. Its lowest words are not the
+/// stack's: first the flag of a failure, then what the reset code found ([`TD_GPAW`]).
 pub const STACK: Range = Range::new(0x1000, 0x5000);
+/// Guest-physical address width of a TD, as the reset code was told by the TDX module; 0 in other guests.
+pub const TD_GPAW: u64 = STACK.start + 8;
 /// Page tables that the reset code builds: PML4, PDPT, page directories of the first and fourth GiB, and the table of the first 2 MiB.
 pub const PML4: u64 = 0x5000;
 /// Page-directory-pointer table of the lowest 512 GiB.
@@ -86,10 +89,18 @@ pub const BOOT_PARAMS: Range = Range::new(0x2_3000, 0x2_4000);
 pub const SETUP_DATA: Range = Range::new(0x2_4000, 0x2_5000);
 /// Kernel command line.
 pub const CMDLINE: Range = Range::new(0x2_5000, 0x2_6000);
+/// Where the host describes a TD's memory. It is there for launchers that insist; the firmware asks fw_cfg.
+pub const TD_HOB: Range = Range::new(0x2_6000, 0x2_7000);
 /// The bzImage's real-mode part, whose header is parsed and handed on.
 pub const SETUP: Range = Range::new(0x2_8000, 0x4_8000);
 /// ACPI tables.
 pub const ACPI: Range = Range::new(0x4_8000, 0x5_8000);
+/// A TD's event log.
+pub const EVENT_LOG: Range = Range::new(0x5_8000, 0x5_A000);
+/// Where a TD's application processors wait for Linux (ACPI 6.4, 5.2.12.19).
+pub const MAILBOX: Range = Range::new(0x5_A000, 0x5_B000);
+/// What Linux goes on using in a TD, beside the ACPI tables.
+pub const TD_KEPT: Range = Range::new(EVENT_LOG.start, MAILBOX.end);
 
 /// Conventional memory below the legacy hole.
 pub const LOW_RAM_END: u64 = 0xA_0000;
@@ -111,6 +122,9 @@ pub const ECAM: Range = Range::new(0xE000_0000, 0xE010_0000);
 pub const IOAPIC: u64 = 0xFEC0_0000;
 /// Local APIC.
 pub const LAPIC: u64 = 0xFEE0_0000;
+
+/// Page tables of a TD's application processors, at the ROM's start: constants, as nobody could build them in time.
+pub const AP_TABLES: Range = Range::new(0xFFFF_0000, 0xFFFF_4000);
 
 /// The ROM: measured whole, so kept to what QEMU's 64 KiB granularity of `-bios` allows.
 pub const ROM: Range = Range::new(0xFFFF_0000, 0x1_0000_0000);
@@ -138,6 +152,17 @@ pub const SECTION_SECRETS: u32 = 2;
 pub const SECTION_CPUID: u32 = 3;
 /// Kernel-hashes page.
 pub const SECTION_KERNEL_HASHES: u32 = 0x10;
+
+/// What each range launched in a TD is, in launch order: (range, section type of the TDVF metadata). The first is the
+/// ROM, which alone is measured.
+pub const LAUNCHED_TD: [(Range, u32); 4] =
+    [(ROM, TDVF_BFV), (SEC_MEM, TDVF_TEMP_MEM), (TD_HOB, TDVF_TD_HOB), (MAILBOX, TDVF_TEMP_MEM)];
+/// Boot firmware volume.
+pub const TDVF_BFV: u32 = 0;
+/// The host's description of the machine.
+pub const TDVF_TD_HOB: u32 = 2;
+/// Zeroed, accepted memory.
+pub const TDVF_TEMP_MEM: u32 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -167,6 +192,9 @@ mod tests {
             ("command line", CMDLINE),
             ("setup", SETUP),
             ("ACPI", ACPI),
+            ("TD HOB", TD_HOB),
+            ("event log", EVENT_LOG),
+            ("mailbox", MAILBOX),
         ]
     }
 
@@ -189,9 +217,14 @@ mod tests {
             let early =
                 ["stack", "PML4", "PDPT", "PD 0", "PD 3", "PT low", "secrets", "CPUID", "kernel hashes"];
             assert_eq!(launched(&range), early.contains(&name), "{name}");
+            let launched = LAUNCHED_TD.iter().any(|(l, _)| l.contains(&range));
+            let early = ["stack", "PML4", "PDPT", "PD 0", "PD 3", "PT low", "TD HOB", "mailbox"];
+            assert_eq!(launched, early.contains(&name), "{name} of a TD");
         }
-        for (index, (range, _)) in LAUNCHED.iter().enumerate() {
-            assert!(LAUNCHED[..index].iter().all(|(other, _)| !range.overlaps(other)));
+        for launched in [LAUNCHED, LAUNCHED_TD] {
+            for (index, (range, _)) in launched.iter().enumerate() {
+                assert!(launched[..index].iter().all(|(other, _)| !range.overlaps(other)));
+            }
         }
     }
 
@@ -216,6 +249,8 @@ mod tests {
         assert_eq!(GUID_TABLE.end, ROM.end - 32);
         assert!(ROM.contains(&RESET_PAGE) && RESET_PAGE.contains(&GUID_TABLE));
         assert_eq!(AP_ENTRY, RESET_PAGE.start);
+        assert_eq!(AP_TABLES.start, ROM.start);
+        assert!(AP_TABLES.end < RESET_PAGE.start);
     }
 
     #[test]

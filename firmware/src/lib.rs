@@ -35,11 +35,12 @@ mod memory_map;
 pub mod metadata;
 mod placement;
 pub mod sha256;
+pub mod tdcall;
 mod termination;
 
 #[cfg(test)]
 mod fake;
 
 pub use boot::{Handoff, boot};
-pub use machine::{Machine, PageSize, Validation, Width};
+pub use machine::{Guest, Machine, PageSize, Validation, Width};
 pub use termination::{REASON_SET, Stop, TERMINATION_PORT, TerminationReason, termination_code};

@@ -1,6 +1,6 @@
 //! What the firmware needs of the machine below it.
 
-use crate::layout::Range;
+use crate::layout::{GIB, LARGE_PAGE, PAGE, Range};
 use crate::termination::Stop;
 
 /// Width of a port access.
@@ -14,23 +14,76 @@ pub enum Width {
     Dword,
 }
 
-/// Page size of a PVALIDATE.
+/// What protects this guest from its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// Nothing.
+    Plain,
+    /// SEV-SNP.
+    Snp {
+        /// Position of the C-bit.
+        c_bit: u32,
+    },
+    /// TDX.
+    Td {
+        /// Width of guest-physical addresses; the highest bit is the shared bit.
+        gpaw: u32,
+    },
+}
+
+impl Guest {
+    /// Whether anything does.
+    pub const fn is_confidential(self) -> bool {
+        !matches!(self, Self::Plain)
+    }
+
+    /// What a page-table entry of a private page has set.
+    pub const fn private_mask(self) -> u64 {
+        match self {
+            Self::Snp { c_bit } => 1_u64.wrapping_shl(c_bit),
+            Self::Plain | Self::Td { .. } => 0,
+        }
+    }
+
+    /// What a page-table entry of a shared page has set.
+    pub const fn shared_mask(self) -> u64 {
+        match self {
+            Self::Td { gpaw } => 1_u64.wrapping_shl(gpaw.saturating_sub(1)),
+            Self::Plain | Self::Snp { .. } => 0,
+        }
+    }
+}
+
+/// Page size of an acceptance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageSize {
     /// 4 KiB.
     Small,
     /// 2 MiB.
     Large,
+    /// 1 GiB: in TDs only.
+    Huge,
 }
 
-/// What PVALIDATE said (APM volume 3, PVALIDATE).
+impl PageSize {
+    /// Bytes.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Small => PAGE,
+            Self::Large => LARGE_PAGE,
+            Self::Huge => GIB,
+        }
+    }
+}
+
+/// What PVALIDATE said (APM volume 3, PVALIDATE), or TDG.MEM.PAGE.ACCEPT (TDX module ABI specification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validation {
     /// The page was not validated and now is.
     Changed,
-    /// CF set: it was validated already.
+    /// It was validated already: CF set, or TDX_PAGE_ALREADY_ACCEPTED.
     Unchanged,
-    /// FAIL_SIZEMISMATCH: the host backs a large page with small ones, or the other way round.
+    /// FAIL_SIZEMISMATCH or TDX_PAGE_SIZE_MISMATCH: the host backs a large page with small ones, or the other way round.
     SizeMismatch,
     /// Any other return code.
     Failed(u32),
@@ -39,8 +92,8 @@ pub enum Validation {
 /// The processor and its memory as the firmware uses them. The ROM implements it with instructions, the tests with a
 /// machine whose host misbehaves on request.
 pub trait Machine {
-    /// Position of the C-bit in an SNP guest; `None` in a guest without confidentiality.
-    fn c_bit(&self) -> Option<u32>;
+    /// What protects this guest.
+    fn guest(&self) -> Guest;
 
     /// OUT.
     fn write_port(&mut self, port: u16, width: Width, value: u32) -> Result<(), Stop>;
@@ -48,7 +101,7 @@ pub trait Machine {
     /// IN.
     fn read_port(&mut self, port: u16, width: Width) -> Result<u32, Stop>;
 
-    /// PVALIDATE of one page that [`Machine::map`] has mapped. Called in SNP guests only.
+    /// PVALIDATE of one page that [`Machine::map`] has mapped, or TDG.MEM.PAGE.ACCEPT. Not called in plain guests.
     fn validate(&mut self, gpa: u64, size: PageSize) -> Validation;
 
     /// Makes this GiB of guest-physical memory addressable, privately.

@@ -5,8 +5,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::layout::{
     ACPI, CC_BLOB, ECAM, HIGH_RAM_START, LARGE_PAGE, LOW_RAM_END, PAGE, RAM_ABOVE_4G, RAM_BELOW_4G_END,
-    RAM_END_MAX, ROM, Range, SECRETS,
+    RAM_END_MAX, ROM, Range, SECRETS, TD_KEPT,
 };
+use crate::machine::Guest;
 use crate::termination::{Stop, TerminationReason};
 
 /// Entry of an e820 map, as fw_cfg tells it and `boot_params` wants it.
@@ -27,6 +28,9 @@ impl E820Entry {
     /// ACPI tables. Linux maps these as private memory; what is merely reserved it maps shared when asked to.
     pub const ACPI: u32 = 3;
 
+    /// ACPI's non-volatile storage: what ACPI tables point at, private to Linux as well.
+    pub const ACPI_NVS: u32 = 4;
+
     /// An entry for `range`.
     pub fn new(range: Range, kind: u32) -> Self {
         Self { address: U64::new(range.start), length: U64::new(range.len()), kind: U32::new(kind) }
@@ -45,7 +49,7 @@ impl E820Entry {
 /// Entries that the host may tell.
 pub const ENTRIES_MAX: usize = 64;
 /// Entries that Linux is told.
-pub const FINAL_ENTRIES_MAX: usize = 10;
+pub const FINAL_ENTRIES_MAX: usize = 11;
 /// Below this no distribution's kernel starts.
 const RAM_MIN: u64 = 32 << 20;
 
@@ -123,13 +127,18 @@ impl Ram {
     }
 
     /// The map that Linux gets: RAM as checked, minus what must outlive the firmware.
-    pub fn for_linux(&self) -> [E820Entry; FINAL_ENTRIES_MAX] {
+    pub fn for_linux(&self, guest: Guest) -> [E820Entry; FINAL_ENTRIES_MAX] {
+        let kept = match guest {
+            Guest::Td { .. } => TD_KEPT,
+            Guest::Plain | Guest::Snp { .. } => Range::new(ACPI.end, ACPI.end),
+        };
         [
             (Range::new(0, SECRETS.start), E820Entry::RAM),
             (Range::new(SECRETS.start, CC_BLOB.end), E820Entry::RESERVED),
             (Range::new(CC_BLOB.end, ACPI.start), E820Entry::RAM),
             (ACPI, E820Entry::ACPI),
-            (Range::new(ACPI.end, LOW_RAM_END), E820Entry::RAM),
+            (kept, E820Entry::ACPI_NVS),
+            (Range::new(kept.end, LOW_RAM_END), E820Entry::RAM),
             (Range::new(LOW_RAM_END, HIGH_RAM_START), E820Entry::RESERVED),
             (Range::new(HIGH_RAM_START, self.below_4g_end), E820Entry::RAM),
             (ECAM, E820Entry::RESERVED),

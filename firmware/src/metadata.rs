@@ -1,12 +1,15 @@
 //! What the ROM tells the launcher about itself: OVMF's GUIDed table, read backwards from 32 bytes below 4 GiB.
 //!
 //! QEMU, cloister and `sev-snp-measure` all find the pages to launch, the place of the hash table and the entry point
-//! of the application processors here.
+//! of the application processors here; launchers of TDs find the TDVF descriptor (Intel TDX Virtual Firmware Design
+//! Guide, section 11).
 
-use zerocopy::byteorder::little_endian::{U16, U32};
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::layout::{GUID_TABLE, KERNEL_HASHES, KERNEL_HASHES_SIZE, LAUNCHED};
+use crate::layout::{
+    GUID_TABLE, KERNEL_HASHES, KERNEL_HASHES_SIZE, LAUNCHED, LAUNCHED_TD, ROM, Range, TDVF_BFV,
+};
 
 /// A GUID in its mixed-endian wire form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -47,6 +50,7 @@ pub const fn guid(text: &str) -> Guid {
 
 const FOOTER: Guid = guid("96b582de-1fb2-45f7-baea-a366c55a082d");
 const SEV_METADATA: Guid = guid("dc886566-984a-4798-a75e-5585a7bf67cc");
+const TDX_METADATA: Guid = guid("e47a6535-984a-4798-865e-4685a7bf8ec2");
 const SEV_HASH_TABLE: Guid = guid("7255371f-3a3b-4b04-927b-1da6efa8d454");
 const SEV_ES_RESET: Guid = guid("00f771de-1a7e-4fcb-890e-68c77e2fb44e");
 
@@ -71,6 +75,49 @@ pub struct SevMetadata {
 }
 const _: () = assert!(size_of::<SevMetadata>() == 64);
 
+/// A section of the TDVF descriptor.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct TdvfSection {
+    data_offset: U32,
+    data_size: U32,
+    gpa: U64,
+    size: U64,
+    kind: U32,
+    attributes: U32,
+}
+const _: () = assert!(size_of::<TdvfSection>() == 32);
+
+impl TdvfSection {
+    /// MR.EXTEND: the contents go into MRTD.
+    const MEASURED: u32 = 1 << 0;
+
+    /// The ROM is the volume whose data is in the file, from its start; all else has none.
+    const fn new(range: Range, kind: u32) -> Self {
+        let volume = kind == TDVF_BFV;
+        Self {
+            data_offset: U32::new(0),
+            data_size: U32::new(if volume { ROM.len() as u32 } else { 0 }),
+            gpa: U64::new(range.start),
+            size: U64::new(range.len()),
+            kind: U32::new(kind),
+            attributes: U32::new(if volume { Self::MEASURED } else { 0 }),
+        }
+    }
+}
+
+/// TDVF descriptor: the ranges to launch in a TD.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Tdvf {
+    signature: [u8; 4],
+    length: U32,
+    version: U32,
+    count: U32,
+    sections: [TdvfSection; LAUNCHED_TD.len()],
+}
+const _: () = assert!(size_of::<Tdvf>() == 16 + 4 * 32);
+
 /// An entry of the table: its data, then the size of both, then the name.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -86,21 +133,24 @@ impl<T> Entry<T> {
     }
 }
 
-/// The end of the ROM's address space below the reset vector: padding, SEV metadata, GUIDed table.
+/// The end of the ROM's address space below the reset vector: padding, TDVF descriptor, SEV metadata, GUIDed
+/// table.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct GuidTable {
     padding: [u8; PADDING],
+    tdvf: Tdvf,
     metadata: SevMetadata,
+    tdvf_offset: Entry<U32>,
     metadata_offset: Entry<U32>,
     hash_table: Entry<[U32; 2]>,
     reset: Entry<U32>,
     footer: Entry<()>,
 }
 
-const TABLE: usize = size_of::<Entry<U32>>() * 2 + size_of::<Entry<[U32; 2]>>() + size_of::<Entry<()>>();
+const TABLE: usize = size_of::<Entry<U32>>() * 3 + size_of::<Entry<[U32; 2]>>() + size_of::<Entry<()>>();
 const AREA: usize = (GUID_TABLE.end - GUID_TABLE.start) as usize;
-const PADDING: usize = AREA - size_of::<SevMetadata>() - TABLE;
+const PADDING: usize = AREA - size_of::<Tdvf>() - size_of::<SevMetadata>() - TABLE;
 const _: () = assert!(size_of::<GuidTable>() == AREA);
 
 /// The table for a ROM whose application processors start at `ap_entry`.
@@ -117,9 +167,25 @@ pub const fn guid_table(ap_entry: u32) -> GuidTable {
         };
         index += 1;
     }
-    let offset = 0x1_0000_0000 - GUID_TABLE.start - PADDING as u64;
+    let mut td_sections = [TdvfSection::new(ROM, TDVF_BFV); LAUNCHED_TD.len()];
+    index = 0;
+    while index < LAUNCHED_TD.len() {
+        let (range, kind) = LAUNCHED_TD[index];
+        td_sections[index] = TdvfSection::new(range, kind);
+        index += 1;
+    }
+    let tdvf_offset = 0x1_0000_0000 - GUID_TABLE.start - PADDING as u64;
+    let offset = tdvf_offset - size_of::<Tdvf>() as u64;
     GuidTable {
         padding: [0; PADDING],
+        tdvf: Tdvf {
+            signature: *b"TDVF",
+            length: U32::new(size_of::<Tdvf>() as u32),
+            version: U32::new(1),
+            count: U32::new(LAUNCHED_TD.len() as u32),
+            sections: td_sections,
+        },
+        tdvf_offset: Entry::new(U32::new(tdvf_offset as u32), TDX_METADATA),
         metadata: SevMetadata {
             signature: *b"ASEV",
             length: U32::new(size_of::<SevMetadata>() as u32),
@@ -173,7 +239,7 @@ mod tests {
         assert_eq!(end, start);
         assert_eq!(
             found.iter().map(|f| f.0).collect::<Vec<_>>(),
-            [SEV_ES_RESET, SEV_HASH_TABLE, SEV_METADATA]
+            [SEV_ES_RESET, SEV_HASH_TABLE, SEV_METADATA, TDX_METADATA]
         );
         assert_eq!(found[0].1, 0xFFFF_F123_u32.to_le_bytes());
         assert_eq!(found[1].1, [0x00, 0xC0, 0, 0, 0x00, 0x04, 0, 0]);

@@ -34,6 +34,10 @@ pub enum TerminationReason {
     OutOfMemory = 13,
     /// The host broke the GHCB protocol.
     GhcbProtocol = 14,
+    /// The host or the TDX module did not serve a TDCALL.
+    Tdcall = 15,
+    /// Something could not be measured.
+    Measurement = 16,
 }
 
 /// The set that [`TerminationReason`] belongs to.

@@ -26,6 +26,8 @@ fn termination_reasons_have_the_codes_that_the_host_prints() {
         (Exception, Abi::UnexpectedException),
         (OutOfMemory, Abi::OutOfMemory),
         (GhcbProtocol, Abi::GhcbProtocol),
+        (Tdcall, Abi::TdcallFailed),
+        (Measurement, Abi::MeasurementFailed),
     ] {
         assert_eq!(Abi::from_code(ours.code()), Some(theirs), "{ours:?}");
         assert_eq!(termination_code(ours), abi::TERMINATION_FLAG | theirs.code());

@@ -11,7 +11,7 @@ use crate::fw_cfg::{FwCfg, Key};
 use crate::hashes::{Artifact, KernelHashes};
 use crate::kernel::{self, Elf, Plan, SetupHeader};
 use crate::layout::{BOOT_PARAMS, CMDLINE, CPUID, KERNEL_HASHES, Range, SETUP};
-use crate::machine::{Machine, Width};
+use crate::machine::{Guest, Machine, Width};
 use crate::memory_map::{E820Entry, ENTRIES_MAX, Ram};
 use crate::placement::FreeRam;
 use crate::sha256::{Compress, Sha256, compress_portably, compress_with_extensions};
@@ -29,7 +29,7 @@ pub struct Handoff {
 /// Takes everything that the host offers, checks it, and prepares the kernel's start.
 pub fn boot<M: Machine>(machine: &mut M) -> Result<Handoff, Stop> {
     let mut compress: Compress = compress_portably;
-    if let Some(c_bit) = machine.c_bit()
+    if let Guest::Snp { c_bit } = machine.guest()
         && cpuid_page::check(machine.ram(CPUID)?, c_bit)?.sha
     {
         compress = compress_with_extensions;
@@ -37,7 +37,7 @@ pub fn boot<M: Machine>(machine: &mut M) -> Result<Handoff, Stop> {
     let fw_cfg = FwCfg::open(machine)?;
     let ram = memory_map(machine, &fw_cfg)?;
     let cpus = cpu_count(machine, &fw_cfg)?;
-    if machine.c_bit().is_some() {
+    if machine.guest().is_confidential() {
         accept::accept(machine, &ram)?;
     } else {
         map_all(machine)?;
@@ -88,7 +88,7 @@ fn map_all<M: Machine>(machine: &mut M) -> Result<(), Stop> {
 
 /// What the launch measured, in an SNP guest. Elsewhere nothing is measured, and the console says so.
 fn measured_hashes<M: Machine>(machine: &mut M, compress: Compress) -> Result<Option<KernelHashes>, Stop> {
-    if machine.c_bit().is_none() {
+    if !matches!(machine.guest(), Guest::Snp { .. }) {
         console::line(machine, "no confidentiality: kernel, initrd and command line are the host's word");
         return Ok(None);
     }

@@ -91,23 +91,27 @@ fn linux_may_use_all_ram_but_what_must_outlive_the_firmware() {
     assert!(map.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "sorted and disjoint: {map:x?}");
 }
 
+/// Both confidential guests.
+const GUESTS: [fn() -> Fake; 2] = [Fake::snp, Fake::td];
+
 #[test]
 fn every_page_of_ram_is_accepted_exactly_once() {
-    for small_pages in [false, true] {
-        let mut machine = Fake::snp();
-        machine.lies.small_pages = small_pages;
-        machine.above_4g_end = RAM_ABOVE_4G + (3 << 30) + 0x5000;
-        machine.set_e820(
-            &[(0, RAM, 1), (RAM_ABOVE_4G, machine.above_4g_end - RAM_ABOVE_4G, 1)],
-            RAM + machine.above_4g_end - RAM_ABOVE_4G,
-        );
-        boot(&mut machine).unwrap();
-        let all = (0..RAM).chain(RAM_ABOVE_4G..machine.above_4g_end).step_by(PAGE as usize);
-        for page in all {
-            let range = Range::new(page, page + PAGE);
-            let hole = (LOW_RAM_END..BIOS_AREA.start).contains(&page);
-            let shared = GHCB.contains(&range) || BOUNCE.contains(&range);
-            assert_eq!(machine.validations(page), u32::from(!hole && !shared), "{page:#x}");
+    for guest in GUESTS {
+        for small_pages in [false, true] {
+            let mut machine = guest();
+            machine.lies.small_pages = small_pages;
+            machine.above_4g_end = RAM_ABOVE_4G + (3 << 30) + 0x5000;
+            machine.set_e820(
+                &[(0, RAM, 1), (RAM_ABOVE_4G, machine.above_4g_end - RAM_ABOVE_4G, 1)],
+                RAM + machine.above_4g_end - RAM_ABOVE_4G,
+            );
+            boot(&mut machine).unwrap();
+            let all = (0..RAM).chain(RAM_ABOVE_4G..machine.above_4g_end).step_by(PAGE as usize);
+            for page in all {
+                let hole = (LOW_RAM_END..BIOS_AREA.start).contains(&page);
+                let expected = u32::from(!hole && !machine.is_shared(page));
+                assert_eq!(machine.validations(page), expected, "{page:#x}");
+            }
         }
     }
 }
@@ -115,12 +119,12 @@ fn every_page_of_ram_is_accepted_exactly_once() {
 #[test]
 fn a_remapped_or_unvalidatable_page_ends_the_guest() {
     for page in [0, 0x4_0000, BIOS_AREA.start, 0x10_0000, 0x1F_F000, 0x20_0000, 0x123_4000, RAM - PAGE] {
-        for small_pages in [false, true] {
-            let mut machine = Fake::snp();
+        for (guest, small_pages) in GUESTS.into_iter().flat_map(|guest| [(guest, false), (guest, true)]) {
+            let mut machine = guest();
             machine.lies.small_pages = small_pages;
             machine.lies.remapped = Some(page);
             assert_eq!(reason(&mut machine), TerminationReason::PageValidation, "{page:#x} remapped");
-            let mut machine = Fake::snp();
+            let mut machine = guest();
             machine.lies.small_pages = small_pages;
             machine.lies.broken = Some(page);
             assert_eq!(reason(&mut machine), TerminationReason::PageValidation, "{page:#x} broken");

@@ -1,7 +1,7 @@
 //! The ROM: what the library decides, done to the real machine.
 //!
-//! No mutable statics (there is no RAM behind them), no allocation, and under SEV-SNP no instruction that a host may
-//! intercept: all I/O is an explicit call through the GHCB.
+//! No mutable statics (there is no RAM behind them), no allocation, and under SEV-SNP and TDX no instruction that a host
+//! may intercept: all I/O is an explicit call, through the GHCB or by TDCALL.
 #![no_std]
 #![no_main]
 
@@ -9,6 +9,7 @@ mod cpu;
 mod memory;
 mod paging;
 mod platform;
+mod tdcall;
 mod vmgexit;
 
 use cloister_firmware::{Stop, TerminationReason, boot, console, layout, metadata};
@@ -28,6 +29,9 @@ core::arch::global_asm!(
     pt_low = const layout::PT_LOW,
     page_tables_end = const layout::SEC_MEM.end,
     ap_entry = const layout::AP_ENTRY,
+    td_gpaw = const layout::TD_GPAW,
+    ap_pml4 = const layout::AP_TABLES.start,
+    mailbox = const layout::MAILBOX.start,
     cpuid_refused = const TerminationReason::CpuidPage.code(),
     options(att_syntax),
 );
@@ -42,7 +46,7 @@ extern "C" fn rom_main() -> ! {
     let mut platform = match Platform::start() {
         Ok(platform) => platform,
         // Without a GHCB there is no console either.
-        Err((mut platform, stop)) => platform.terminate(stop.reason),
+        Err((mut platform, stop)) => platform.terminate(&stop),
     };
     match boot(&mut platform) {
         Ok(handoff) => platform.enter(handoff),
@@ -63,13 +67,13 @@ extern "C" fn rom_exception(vector: u64, error: u64, rip: u64, address: u64) -> 
         }
         give_up(&mut platform, stop);
     }
-    platform.terminate(stop.reason)
+    platform.terminate(&stop)
 }
 
 fn give_up(platform: &mut Platform, stop: Stop) -> ! {
     console::line(platform, stop.detail);
     console::line_hex(platform, "stopped, reason", u64::from(stop.reason.code()));
-    platform.terminate(stop.reason)
+    platform.terminate(&stop)
 }
 
 /// Nothing that the library does can panic on what the host says; should this be wrong, it ends the guest.
@@ -80,5 +84,5 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
     if platform.is_first_failure() {
         console::line_hex(&mut platform, "internal error at line", u64::from(line));
     }
-    platform.terminate(TerminationReason::Exception)
+    platform.terminate(&TerminationReason::Exception.because("internal error"))
 }

@@ -1,7 +1,8 @@
 //! The page tables that the reset code built and this code goes on changing, in place at their fixed addresses.
 
 use crate::cpu;
-use cloister_firmware::layout::{GIB, LARGE_PAGE, PAGE, PD_1, PD_2, PD_WINDOW, PDPT, PML4, PT_LOW};
+use cloister_firmware::Guest;
+use cloister_firmware::layout::{GIB, LARGE_PAGE, PAGE, PD_1, PD_2, PD_WINDOW, PDPT, PML4, PT_LOW, TD_GPAW};
 
 const PRESENT_WRITABLE: u64 = 0b11;
 const LARGE: u64 = 1 << 7;
@@ -13,17 +14,28 @@ fn entry(table: u64, index: u64) -> *mut u64 {
     (table + index * 8) as *mut u64
 }
 
-/// The C-bit in use, as a mask; 0 without confidentiality. The tables' first entry has it.
-pub fn c_bit() -> u64 {
-    // SAFETY: the reset code wrote this entry before it turned paging on.
-    unsafe { entry(PML4, 0).read_volatile() & C_BIT_RANGE }
+/// What the reset code found out.
+pub fn guest() -> Guest {
+    // SAFETY: the reset code wrote both before it turned paging on.
+    let (gpaw, first) =
+        unsafe { ((TD_GPAW as *const u32).read_volatile(), entry(PML4, 0).read_volatile() & C_BIT_RANGE) };
+    match (gpaw, first) {
+        (0, 0) => Guest::Plain,
+        (0, c_bit) => Guest::Snp { c_bit: c_bit.trailing_zeros() },
+        (gpaw, _) => Guest::Td { gpaw },
+    }
+}
+
+fn private_mask() -> u64 {
+    guest().private_mask()
 }
 
 /// Whether a page below 2 MiB is mapped as shared.
 pub fn is_shared(page: u64) -> bool {
     // SAFETY: the table is there since reset.
     let value = unsafe { entry(PT_LOW, page / PAGE).read_volatile() };
-    c_bit() != 0 && value & c_bit() == 0
+    let guest = guest();
+    guest.is_confidential() && value & (guest.private_mask() | guest.shared_mask()) == guest.shared_mask()
 }
 
 /// Maps a page below 2 MiB as shared or private.
@@ -31,7 +43,8 @@ pub fn is_shared(page: u64) -> bool {
 /// # Safety
 /// No reference to the page may exist.
 pub unsafe fn set_shared(page: u64, shared: bool) {
-    let value = page | PRESENT_WRITABLE | if shared { 0 } else { c_bit() };
+    let guest = guest();
+    let value = page | PRESENT_WRITABLE | if shared { guest.shared_mask() } else { guest.private_mask() };
     // SAFETY: the table is there since reset, and the page stays mapped at the same address.
     unsafe {
         entry(PT_LOW, page / PAGE).write_volatile(value);
@@ -41,7 +54,7 @@ pub unsafe fn set_shared(page: u64, shared: bool) {
 
 /// Maps page 0, which is the stack's guard, or unmaps it again.
 pub fn set_page_0(mapped: bool) {
-    let value = if mapped { PRESENT_WRITABLE | c_bit() } else { 0 };
+    let value = if mapped { PRESENT_WRITABLE | private_mask() } else { 0 };
     // SAFETY: nothing lives in page 0.
     unsafe {
         entry(PT_LOW, 0).write_volatile(value);
@@ -69,9 +82,9 @@ pub unsafe fn map(gib: u64, window: &mut Option<u64>) {
         }
         for index in 0..ENTRIES {
             let base = gib * GIB + index * LARGE_PAGE;
-            entry(directory, index).write_volatile(base | LARGE | PRESENT_WRITABLE | c_bit());
+            entry(directory, index).write_volatile(base | LARGE | PRESENT_WRITABLE | private_mask());
         }
-        entry(PDPT, gib).write_volatile(directory | PRESENT_WRITABLE | c_bit());
+        entry(PDPT, gib).write_volatile(directory | PRESENT_WRITABLE | private_mask());
         cpu::flush_translations();
     }
 }

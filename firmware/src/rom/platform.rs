@@ -1,14 +1,13 @@
 //! [`Machine`] on the processor that runs this.
 
-use crate::{cpu, paging, vmgexit};
+use crate::{cpu, paging, tdcall, vmgexit};
 use cloister_firmware::acpi::{POWER_OFF, SLEEP_CONTROL_PORT};
-use cloister_firmware::ghcb::PortAccess;
 use cloister_firmware::layout::{
     BOUNCE, GHCB, HIGH_RAM_START, LOW_RAM_END, PAGE, PD_1, PD_WINDOW, RAM_BELOW_4G_END, Range, SEC_MEM, STACK,
 };
 use cloister_firmware::{
-    Handoff, Machine, PageSize, Stop, TERMINATION_PORT, TerminationReason, Validation, Width,
-    termination_code,
+    Guest, Handoff, Machine, PageSize, Stop, TERMINATION_PORT, TerminationReason, Validation, Width,
+    ghcb, tdcall as td, termination_code,
 };
 
 /// Memory that [`Machine::ram`] never hands out: it is in use, or shared.
@@ -21,7 +20,7 @@ unsafe extern "C" {
 
 /// The processor, its memory, and the way to its host.
 pub struct Platform {
-    c_bit: u64,
+    guest: Guest,
     window: Option<u64>,
     ram_end: u64,
 }
@@ -32,17 +31,23 @@ impl Platform {
         let platform = Self::resume();
         // SAFETY: the lowest quadword of the stack is this flag's, see `is_first_failure`.
         unsafe { Self::failure_flag().write_volatile(0) };
-        if platform.c_bit == 0 {
-            set_memory_types();
-        } else if let Err(stop) = vmgexit::start() {
-            return Err((platform, stop));
+        let started = match platform.guest {
+            Guest::Plain => {
+                set_memory_types();
+                Ok(())
+            }
+            Guest::Snp { .. } => vmgexit::start(),
+            guest @ Guest::Td { .. } => tdcall::start(guest.shared_mask()),
+        };
+        match started {
+            Ok(()) => Ok(platform),
+            Err(stop) => Err((platform, stop)),
         }
-        Ok(platform)
     }
 
     /// The platform as it is now, for code that nobody handed it to.
     pub fn resume() -> Self {
-        Self { c_bit: paging::c_bit(), window: None, ram_end: 0 }
+        Self { guest: paging::guest(), window: None, ram_end: 0 }
     }
 
     /// Whether this is the first exception or panic: reporting it may cause the next.
@@ -61,14 +66,16 @@ impl Platform {
     }
 
     /// Ends the guest.
-    pub fn terminate(&mut self, reason: TerminationReason) -> ! {
-        if self.c_bit != 0 {
-            vmgexit::terminate(reason);
-        } else {
-            for (port, value) in
-                [(TERMINATION_PORT, termination_code(reason)), (SLEEP_CONTROL_PORT, POWER_OFF)]
-            {
-                let _ = self.write_port(port, Width::Byte, u32::from(value));
+    pub fn terminate(&mut self, stop: &Stop) -> ! {
+        match self.guest {
+            Guest::Snp { .. } => vmgexit::terminate(stop.reason),
+            Guest::Td { .. } => tdcall::terminate(stop),
+            Guest::Plain => {
+                for (port, value) in
+                    [(TERMINATION_PORT, termination_code(stop.reason)), (SLEEP_CONTROL_PORT, POWER_OFF)]
+                {
+                    let _ = self.write_port(port, Width::Byte, u32::from(value));
+                }
             }
         }
         cpu::halt()
@@ -77,62 +84,68 @@ impl Platform {
     /// Gives the shared pages back and starts the kernel.
     pub fn enter(mut self, handoff: Handoff) -> ! {
         paging::set_page_0(true);
-        if self.c_bit != 0
-            && let Err(stop) = vmgexit::stop()
-        {
-            self.terminate(stop.reason);
+        let stopped = match self.guest {
+            Guest::Plain => Ok(()),
+            Guest::Snp { .. } => vmgexit::stop(),
+            guest @ Guest::Td { .. } => tdcall::stop(guest.shared_mask()),
+        };
+        if let Err(stop) = stopped {
+            self.terminate(&stop);
         }
         // SAFETY: the library checked and placed the kernel; nothing of this code is needed after it.
         unsafe { enter_kernel(handoff.entry, handoff.boot_params) }
     }
 
     /// The GHCB is in use from when it is mapped as shared until the end of the firmware.
-    fn can_call(&self) -> bool {
-        paging::is_shared(GHCB.start)
+    fn ghcb_port(&self, access: ghcb::PortAccess) -> Result<u32, Stop> {
+        if !paging::is_shared(GHCB.start) {
+            return Err(TerminationReason::GhcbProtocol.because("no GHCB"));
+        }
+        vmgexit::port(access)
     }
 }
 
 impl Machine for Platform {
-    fn c_bit(&self) -> Option<u32> {
-        (self.c_bit != 0).then(|| self.c_bit.trailing_zeros())
+    fn guest(&self) -> Guest {
+        self.guest
     }
 
     fn write_port(&mut self, port: u16, width: Width, value: u32) -> Result<(), Stop> {
-        if self.c_bit != 0 {
-            if !self.can_call() {
-                return Err(TerminationReason::GhcbProtocol.because("no GHCB"));
-            }
-            return vmgexit::port(PortAccess { port, width, out: Some(value) }).map(drop);
+        let out = Some(value);
+        match self.guest {
+            Guest::Snp { .. } => self.ghcb_port(ghcb::PortAccess { port, width, out }).map(drop),
+            Guest::Td { .. } => tdcall::port(td::PortAccess { port, width, out }).map(drop),
+            // SAFETY: the ports are the machine model's; fw_cfg's DMA is pointed at the bounce buffer only.
+            Guest::Plain => unsafe {
+                match width {
+                    Width::Byte => cpu::out8(port, value as u8),
+                    Width::Word => cpu::out16(port, value as u16),
+                    Width::Dword => cpu::out32(port, value),
+                }
+                Ok(())
+            },
         }
-        // SAFETY: the ports are the machine model's; fw_cfg's DMA is pointed at the bounce buffer only.
-        unsafe {
-            match width {
-                Width::Byte => cpu::out8(port, value as u8),
-                Width::Word => cpu::out16(port, value as u16),
-                Width::Dword => cpu::out32(port, value),
-            }
-        }
-        Ok(())
     }
 
     fn read_port(&mut self, port: u16, width: Width) -> Result<u32, Stop> {
-        if self.c_bit != 0 {
-            if !self.can_call() {
-                return Err(TerminationReason::GhcbProtocol.because("no GHCB"));
-            }
-            return vmgexit::port(PortAccess { port, width, out: None });
+        match self.guest {
+            Guest::Snp { .. } => self.ghcb_port(ghcb::PortAccess { port, width, out: None }),
+            Guest::Td { .. } => tdcall::port(td::PortAccess { port, width, out: None }),
+            // SAFETY: as for writing.
+            Guest::Plain => Ok(unsafe {
+                match width {
+                    Width::Byte => u32::from(cpu::in8(port)),
+                    Width::Word => u32::from(cpu::in16(port)),
+                    Width::Dword => cpu::in32(port),
+                }
+            }),
         }
-        // SAFETY: as for writing.
-        Ok(unsafe {
-            match width {
-                Width::Byte => u32::from(cpu::in8(port)),
-                Width::Word => u32::from(cpu::in16(port)),
-                Width::Dword => cpu::in32(port),
-            }
-        })
     }
 
     fn validate(&mut self, gpa: u64, size: PageSize) -> Validation {
+        if let Guest::Td { .. } = self.guest {
+            return tdcall::accept(gpa, size);
+        }
         let guard = gpa == 0;
         if guard {
             paging::set_page_0(true);

@@ -4,6 +4,9 @@
 # intercept that MSR, whereas CPUID in a guest is whatever the host answers. A host that could talk the firmware into
 # believing that it is not confidential would get its stack as shared memory. The C-bit comes from the CPUID page, which
 # the secure processor has checked; memory is private as long as paging is off, so both can be read before paging is on.
+#
+# A TD's processors start in flat 32-bit protected mode, every other in real mode: that is how they are told apart. The
+# TDX module sets that state, and the launch measurement of an SNP guest covers its own, so no host can pretend either.
 
 .section .reset, "ax"
 reset_page:
@@ -18,6 +21,39 @@ ap_park:                                    # = {ap_entry}, the start of this pa
     hlt
     jmp     ap_park
 
+.code32
+# A TD: EBX = GPAW, ESI = index of this processor, CS flat with no table behind it. There is no interrupt table either,
+# and none is loaded before 64-bit mode: an exception here ends the TD, as it cannot be told to anyone without TDCALL.
+td32:
+    cli
+    cld
+    movl    $gdt_pointer, %eax
+    lgdtl   (%eax)
+    ljmpl   $0x08, $td_segments
+td_segments:
+    movw    $0x18, %ax
+    movw    %ax, %ds
+    movw    %ax, %es
+    movw    %ax, %ss
+    testl   %esi, %esi
+    jnz     td_ap32
+    movl    ${stack_top}, %esp
+    movl    %ebx, %ebp                      # GPAW; 0 in any other guest
+    xorl    %ebx, %ebx                      # a private page has no bit set
+    jmp     page_tables
+
+td_ap32:
+    movl    %cr4, %eax
+    orl     $0x20, %eax                     # PAE; MCE stays set
+    movl    %eax, %cr4
+    movl    ${ap_pml4}, %eax
+    movl    %eax, %cr3
+    movl    %cr0, %eax
+    orl     $0x80010000, %eax               # PG, WP
+    movl    %eax, %cr0
+    ljmpl   $0x10, $td_ap64
+
+.code16
 reset16:
     cli
     cld
@@ -37,6 +73,7 @@ start32:
     movw    %ax, %ss
     movl    ${stack_top}, %esp
 
+    xorl    %ebp, %ebp                      # no TD
     xorl    %eax, %eax
     xorl    %edx, %edx
     movl    $0xc0010131, %ecx               # SEV_STATUS; #GP where the processor has none
@@ -82,6 +119,7 @@ not_confidential:
     jne     halt32
 
 page_tables:
+    movl    %ebp, {td_gpaw}
     movl    ${pml4}, %edi
     movl    $({page_tables_end} - {pml4}) / 4, %ecx
     xorl    %eax, %eax
@@ -115,10 +153,13 @@ page_tables:
     movl    %eax, %cr4
     movl    ${pml4}, %eax
     movl    %eax, %cr3
+    testl   %ebp, %ebp                      # a TD has EFER.LME set and must not write EFER
+    jnz     paging_on
     movl    $0xc0000080, %ecx
     rdmsr
     orl     $0x100, %eax                    # EFER.LME; SVME stays as the launch set it
     wrmsr
+paging_on:
     movl    %cr0, %eax
     andl    $0xfffffffb, %eax               # no x87 emulation
     orl     $0x80010022, %eax               # PG, WP, NE, MP
@@ -164,6 +205,22 @@ start64:
     lidt    idt64_pointer(%rip)
     call    rom_main
     ud2
+
+# A TD's application processor waits for its command in the mailbox (ACPI 6.4, 5.2.12.19). ESI is its index, which the
+# TDX module gave it and which is its APIC id. Nothing here touches a stack, and the processor's translations are
+# dropped at the end: pages that the boot processor had shared for a while may be the ones that Linux wakes it to.
+td_ap64:
+    movl    ${mailbox}, %edi
+1:  pause
+    cmpw    $1, (%rdi)                      # command: wake up
+    jne     1b
+    cmpl    %esi, 4(%rdi)                   # APIC id
+    jne     1b
+    movq    8(%rdi), %rbx                   # wakeup vector
+    movw    $0, (%rdi)                      # taken
+    movq    %cr3, %rax
+    movq    %rax, %cr3
+    jmp     *%rbx
 
 # Every exception is unexpected: no instruction that the firmware executes is intercepted.
 .macro vector number
@@ -240,14 +297,82 @@ enter_kernel:
     xorl    %ebp, %ebp
     jmp     *%rdi
 
-# The jump crosses sections, so its distance is spelt out; ap_park before reset16 has no relocation to vary.
+# TDCALL with all registers but RSP and RBP from, and back to, the structure at RDI.
+.global tdcall_with
+tdcall_with:
+    pushq   %rbx
+    pushq   %r12
+    pushq   %r13
+    pushq   %r14
+    pushq   %r15
+    pushq   %rdi
+    movq    (%rdi), %rax
+    movq    8(%rdi), %rcx
+    movq    16(%rdi), %rdx
+    movq    24(%rdi), %rbx
+    movq    32(%rdi), %rsi
+    movq    48(%rdi), %r8
+    movq    56(%rdi), %r9
+    movq    64(%rdi), %r10
+    movq    72(%rdi), %r11
+    movq    80(%rdi), %r12
+    movq    88(%rdi), %r13
+    movq    96(%rdi), %r14
+    movq    104(%rdi), %r15
+    movq    40(%rdi), %rdi
+    .byte   0x66, 0x0f, 0x01, 0xcc          # TDCALL
+    xchgq   %rdi, (%rsp)
+    movq    %rax, (%rdi)
+    movq    %rcx, 8(%rdi)
+    movq    %rdx, 16(%rdi)
+    movq    %rbx, 24(%rdi)
+    movq    %rsi, 32(%rdi)
+    movq    %r8, 48(%rdi)
+    movq    %r9, 56(%rdi)
+    movq    %r10, 64(%rdi)
+    movq    %r11, 72(%rdi)
+    movq    %r12, 80(%rdi)
+    movq    %r13, 88(%rdi)
+    movq    %r14, 96(%rdi)
+    movq    %r15, 104(%rdi)
+    popq    40(%rdi)
+    popq    %r15
+    popq    %r14
+    popq    %r13
+    popq    %r12
+    popq    %rbx
+    ret
+
+# The jumps cross sections, so their distances are spelt out.
 .set reset16_offset, reset16 - reset_page
+.set td32_offset, td32 - reset_page
+
+# Page tables of a TD's application processors: the first GiB, where Linux wakes them, and the ROM's 2 MiB. Constants,
+# private, and accessed and dirty already, so that the processor writes nothing here.
+.section .paging, "a"
+    .quad   {ap_pml4} + 0x1000 + 0x23
+    .fill   511, 8, 0
+    .quad   {ap_pml4} + 0x2000 + 0x23, 0, 0
+    .quad   {ap_pml4} + 0x3000 + 0x23
+    .fill   508, 8, 0
+    .set    large_page, 0
+.rept 512
+    .quad   large_page + 0xe3
+    .set    large_page, large_page + 0x200000
+.endr
+    .fill   511, 8, 0
+    .quad   0xffe00000 + 0xe3
 
 .section .vector, "ax"
 .code16
 .global reset_vector
-reset_vector:
+reset_vector:                               # the same bytes in real and in protected mode
+    .byte   0x0f, 0x20, 0xc0                # mov %cr0, %eax
+    .byte   0xa8, 0x01                      # test $1, %al
+    .byte   0x74, 0x05                      # jz: real mode
+    .byte   0xe9                            # jmp near td32, in the flat segment
+    .long   {reset_page} + (td32_offset) - ({reset_vector} + 12)
     .byte   0xe9                            # jmp near reset16, in the 64 KiB segment at 0xFFFF0000
-    .word   {reset_page} + (reset16_offset) - ({reset_vector} + 3)
+    .word   {reset_page} + (reset16_offset) - ({reset_vector} + 15)
     .balign 16, 0
 .code64

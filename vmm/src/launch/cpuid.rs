@@ -14,6 +14,8 @@ pub enum Masks {
     Plain,
     /// What the SNP firmware refuses in a CPUID page.
     Snp,
+    /// Memory encryption that is not TDX's, and what KVM itself cannot give a TD.
+    Td,
 }
 
 /// A register of a CPUID leaf.
@@ -47,12 +49,27 @@ const SNP_HIDDEN: &[(u32, u32, Register, u32)] = &[
     (0x8000_0021, 0, Register::Eax, 1 << 9),                        // NO_SMM_CTL_MSR
     (0x8000_0021, 0, Register::Ecx, u32::MAX),
 ];
+/// KVM's paravirtual features that a TD has no use for: those that need an MSR that KVM does not emulate for TDs, a clock
+/// above all (Linux `tdx_has_emulated_msr`; QEMU masks the same).
+const TD_HIDDEN: &[(u32, u32, Register, u32)] = &[(0x4000_0001, 0, Register::Eax, !TD_KVM_FEATURES)];
+/// NOP_IO_DELAY, PV_UNHALT, PV_TLB_FLUSH, PV_SEND_IPI, POLL_CONTROL, PV_SCHED_YIELD, MSI_EXT_DEST_ID.
+const TD_KVM_FEATURES: u32 = 1 << 1 | 1 << 7 | 1 << 9 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 15;
+
 impl Masks {
+    /// Feature bits that such a guest does not see.
+    const fn hidden(self) -> &'static [(u32, u32, Register, u32)] {
+        match self {
+            Self::Plain => &[],
+            Self::Snp => SNP_HIDDEN,
+            Self::Td => TD_HIDDEN,
+        }
+    }
+
     /// Leaves that such a guest does not get at all.
     const fn dropped(self) -> &'static [u32] {
         match self {
             // A guest that sees SEV reads MSR C001_0131 before it can handle an exception, and KVM has none for it.
-            Self::Plain => &[0x8000_001f],
+            Self::Plain | Self::Td => &[0x8000_001f],
             // Extended topology of the host.
             Self::Snp => &[0x8000_0026],
         }
@@ -101,12 +118,10 @@ pub fn for_vcpu(supported: &CpuId, index: u32, cpus: u32, masks: Masks) -> Resul
         specialise(&mut entry, index, cpus);
         entries.push(entry);
     }
-    if masks == Masks::Snp {
-        for (function, sub_leaf, register, bits) in SNP_HIDDEN {
-            for entry in &mut entries {
-                if (entry.function, entry.index) == (*function, *sub_leaf) {
-                    *register.of(entry) &= !bits;
-                }
+    for (function, sub_leaf, register, bits) in masks.hidden() {
+        for entry in &mut entries {
+            if (entry.function, entry.index) == (*function, *sub_leaf) {
+                *register.of(entry) &= !bits;
             }
         }
     }
@@ -175,7 +190,7 @@ mod tests {
             edx: u32::MAX,
             ..Default::default()
         };
-        let functions = [0x1, 0x4, 0x7, 0xb, 0x8000_0008, 0x8000_001e, 0x8000_001f, 0x8000_0021, 0x8000_0026];
+        let functions = [0x1, 0x4, 0x7, 0xb, 0x4000_0001, 0x8000_0008, 0x8000_001e, 0x8000_001f, 0x8000_0021, 0x8000_0026];
         CpuId::from_entries(&functions.map(all_ones)).unwrap()
     }
 
@@ -196,7 +211,7 @@ mod tests {
 
     #[test]
     fn only_an_snp_guest_is_told_of_memory_encryption() {
-        for (masks, told) in [(Masks::Plain, false), (Masks::Snp, true)] {
+        for (masks, told) in [(Masks::Plain, false), (Masks::Snp, true), (Masks::Td, false)] {
             let cpuid = for_vcpu(&host(), 0, 1, masks).unwrap();
             let there = cpuid.as_slice().iter().any(|entry| entry.function == 0x8000_001f);
             assert_eq!(there, told, "{masks:?}");
@@ -214,5 +229,14 @@ mod tests {
         assert_eq!(leaf(&snp, 0x8000_0021, 0).ecx, 0);
         assert!(snp.as_slice().iter().all(|entry| entry.function != 0x8000_0026));
         assert_eq!(leaf(&plain, 7, 0).edx, u32::MAX);
+    }
+
+    #[test]
+    fn a_td_is_offered_no_clock_of_kvms() {
+        let offered = |masks| {
+            let cpuid = for_vcpu(&host(), 0, 1, masks).unwrap();
+            leaf(&cpuid, 0x4000_0001, 0).eax
+        };
+        assert_eq!((offered(Masks::Plain), offered(Masks::Td)), (u32::MAX, 0xba82));
     }
 }

@@ -106,7 +106,7 @@ impl Launch<New> {
         let mut vcpus = Vec::new();
         for index in 0..config.cpus {
             let vcpu = vm.create_vcpu(u64::from(index)).call("KVM_CREATE_VCPU")?;
-            let cpuid = cpuid::for_vcpu(&supported, index, config.cpus, cpuid::Masks::Plain)?;
+            let cpuid = cpuid::for_vcpu(&supported, index, config.cpus, cpuid::Masks::Td)?;
             vcpu.set_cpuid2(&cpuid).call("KVM_SET_CPUID2")?;
             abi::command_with_number(&vcpu, abi::INIT_VCPU, hob)?;
             vcpus.push(vcpu);
@@ -186,7 +186,7 @@ fn init_vm(vm: &VmFd, supported: &CpuId, config: &VmConfig) -> Result<(), Launch
         let unsupported = attributes & !capabilities.supported_attributes;
         return Err(LaunchError::TdAttributes { unsupported });
     }
-    let specialised = cpuid::for_vcpu(supported, 0, config.cpus, cpuid::Masks::Plain)?;
+    let specialised = cpuid::for_vcpu(supported, 0, config.cpus, cpuid::Masks::Td)?;
     let cpuid = configurable(&specialised, capabilities.cpuid.entries());
     let mut init = Box::new(InitVm {
         attributes,

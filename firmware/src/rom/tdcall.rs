@@ -1,0 +1,81 @@
+//! Calls to the TDX module and, through it, to the host.
+
+use crate::paging;
+use cloister_firmware::layout::{BOUNCE, PAGE, Range};
+use cloister_firmware::tdcall::{self, PortAccess, Registers, TRIES};
+use cloister_firmware::{PageSize, Stop, TerminationReason, Validation};
+
+unsafe extern "C" {
+    /// Executes TDCALL with these registers, and leaves the answer in them.
+    fn tdcall_with(registers: &mut Registers);
+}
+
+/// # Safety
+/// The guest must be a TD, and what is called for must leave this code's memory alone.
+unsafe fn call(mut registers: Registers) -> Registers {
+    // SAFETY: the code loads and stores exactly these registers; the caller answers for the leaf.
+    unsafe { tdcall_with(&mut registers) };
+    registers
+}
+
+/// Makes the bounce buffer shared. It was never accepted, so there is nothing to give up.
+pub fn start(shared_bit: u64) -> Result<(), Stop> {
+    map_gpa(BOUNCE, shared_bit, shared_bit)?;
+    for page in (BOUNCE.start..BOUNCE.end).step_by(PAGE as usize) {
+        // SAFETY: only raw pointers lead to shared pages.
+        unsafe { paging::set_shared(page, true) };
+    }
+    Ok(())
+}
+
+/// Takes the bounce buffer back.
+pub fn stop(shared_bit: u64) -> Result<(), Stop> {
+    map_gpa(BOUNCE, 0, shared_bit)?;
+    for page in (BOUNCE.start..BOUNCE.end).step_by(PAGE as usize) {
+        // SAFETY: the page is mapped, and no raw pointer to it is used any more.
+        unsafe { paging::set_shared(page, false) };
+        if accept(page, PageSize::Small) != Validation::Changed {
+            return Err(TerminationReason::PageValidation.because("a shared page could not be taken back"));
+        }
+    }
+    Ok(())
+}
+
+/// Asks until the whole range is done; `bit` is `shared_bit` or, for private pages, 0.
+fn map_gpa(range: Range, bit: u64, shared_bit: u64) -> Result<(), Stop> {
+    let mut rest = range;
+    for _ in 0..TRIES {
+        // SAFETY: the pages are the bounce buffer's, to which only raw pointers lead.
+        let answer = unsafe { call(tdcall::map_gpa(rest, bit)) };
+        rest = tdcall::map_gpa_response(rest, shared_bit, &answer)?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(TerminationReason::PageStateChange.because("host does not finish a page state change"))
+}
+
+/// TDG.MEM.PAGE.ACCEPT. The page becomes zero if it was not accepted yet, and stays as it is if it was.
+pub fn accept(gpa: u64, size: PageSize) -> Validation {
+    for _ in 0..TRIES {
+        // SAFETY: only pages that nobody has used change.
+        let answer = unsafe { call(tdcall::accept(gpa, size)) };
+        if let Some(validation) = tdcall::accepted(size, &answer) {
+            return validation;
+        }
+    }
+    Validation::Failed(0)
+}
+
+/// A port access.
+pub fn port(access: PortAccess) -> Result<u32, Stop> {
+    // SAFETY: the host can change the registers of the answer only, and shared memory.
+    let answer = unsafe { call(access.request()) };
+    access.response(&answer)
+}
+
+/// Asks the host to end the TD.
+pub fn terminate(stop: &Stop) {
+    // SAFETY: nothing follows that could be harmed.
+    unsafe { call(tdcall::fatal(stop)) };
+}
