@@ -135,7 +135,7 @@ pub struct Parameters {
     pub attributes: u64,
     /// XFAM.
     pub xfam: u64,
-    /// From CPUID 0x80000008 EAX[23:16] of the client's table.
+    /// From CPUID 0x80000008, bits 23 to 16 of EAX, of the client's table.
     pub gpaw: Gpaw,
     /// MRCONFIGID.
     pub mrconfigid: Measurement,
