@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use crate::layout::{
-    BOUNCE, CPUID, GHCB, KERNEL_HASHES, LAUNCHED, LAUNCHED_TD, PAGE, PD_1, PD_WINDOW, RAM_ABOVE_4G, Range, SEC_MEM,
+    BOUNCE, CPUID, GHCB, KERNEL_HASHES, LAUNCHED, LAUNCHED_TD, PAGE, PD_1, PD_WINDOW, RAM_ABOVE_4G, Range,
+    SEC_MEM,
 };
 use crate::machine::{Guest, Machine, PageSize, Validation, Width};
 use crate::metadata::guid;

@@ -233,7 +233,8 @@ mod tests {
         let range = Range::new(0x1000, 0x5000);
         let request = map_gpa(range, SHARED);
         assert_eq!((request.r11, request.r12, request.r13), (0x1_0001, 0x1000 | SHARED, 0x4000));
-        let answer = |r10, r11| map_gpa_response(range, SHARED, &Registers { r10, r11, ..Registers::default() });
+        let answer =
+            |r10, r11| map_gpa_response(range, SHARED, &Registers { r10, r11, ..Registers::default() });
         assert!(answer(0, 0).unwrap().is_empty());
         assert_eq!(answer(RETRY, 0x3000 | SHARED), Ok(Range::new(0x3000, 0x5000)));
         for (r10, r11) in [(RETRY, 0), (RETRY, 0x5000), (RETRY, 0x3001), (1 << 63, 0x3000), (2, 0x3000)] {

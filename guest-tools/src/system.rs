@@ -79,16 +79,32 @@ fn tell_exit_code(code: u8) {
 
 /// Powers the machine off. `code` goes to the VMM first.
 pub fn power_off(code: u8) -> ! {
-    tell_exit_code(code);
-    // SAFETY: sync has no arguments; reboot with this command does not return for PID 1 with CAP_SYS_BOOT.
+    // In a TD, only the kernel may touch ports: there a guest that fails asks for a reset, which the VMM tells from
+    // a power-off.
+    let command = match (in_td(), code) {
+        (true, 0) => libc::LINUX_REBOOT_CMD_POWER_OFF,
+        (true, _) => libc::LINUX_REBOOT_CMD_RESTART,
+        (false, _) => {
+            tell_exit_code(code);
+            libc::LINUX_REBOOT_CMD_POWER_OFF
+        }
+    };
+    // SAFETY: sync has no arguments; reboot with these commands does not return for PID 1 with CAP_SYS_BOOT.
     unsafe {
         libc::sync();
-        libc::reboot(libc::LINUX_REBOOT_CMD_POWER_OFF);
+        libc::reboot(command);
     }
     // Without the capability there is nothing left to do but stay out of the kernel's way: PID 1 must not end.
     loop {
         std::thread::park();
     }
+}
+
+/// Is this a TD? As the kernel tells every program.
+fn in_td() -> bool {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpus.lines()
+        .any(|line| line.starts_with("flags") && line.split_whitespace().any(|flag| flag == "tdx_guest"))
 }
 
 /// A stream socket to a vsock address.

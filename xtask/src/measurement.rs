@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::demo::{self, Parts};
+use crate::demo::{self, Parts, Tee};
 use crate::{command, paths, progress};
 
 /// The independent witness and its version.
@@ -35,7 +35,7 @@ pub fn check() -> Result<()> {
     let parts = Parts::build(&crate::kernel::Options::default())?;
     let tool = witness()?;
     for &cpus in CPUS {
-        let ours = demo::measure(&parts, cpus, &paths::target().join("reference.json"))?;
+        let ours = demo::measure(&parts, Tee::Snp, cpus, &paths::target().join("reference.json"))?;
         let mut other = Command::new(&tool);
         other.args([
             "--mode",

@@ -6,8 +6,8 @@ use cloister_firmware::layout::{
     BOUNCE, GHCB, HIGH_RAM_START, LOW_RAM_END, PAGE, PD_1, PD_WINDOW, RAM_BELOW_4G_END, Range, SEC_MEM, STACK,
 };
 use cloister_firmware::{
-    Guest, Handoff, Machine, PageSize, Stop, TERMINATION_PORT, TerminationReason, Validation, Width,
-    ghcb, tdcall as td, termination_code,
+    Guest, Handoff, Machine, PageSize, Stop, TERMINATION_PORT, TerminationReason, Validation, Width, ghcb,
+    tdcall as td, termination_code,
 };
 
 /// Memory that [`Machine::ram`] never hands out: it is in use, or shared.

@@ -29,7 +29,7 @@ use crate::memory::{Converter, DeviceMemory, MemoryError, PrivateSlot, Ram};
 use sev::SevError;
 use tdx::TdxError;
 
-/// Memory slots of RAM are numbered from 1; the ROM is slot 0.
+/// The ROM comes first: slot 0, or as many as it has volumes. RAM follows.
 const ROM_SLOT: u32 = 0;
 const RAM_SLOT: u32 = 1;
 

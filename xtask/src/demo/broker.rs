@@ -32,11 +32,11 @@ pub fn random_secret() -> Result<String> {
 }
 
 impl Broker {
-    /// Starts a broker that trusts these roots and knows one reference value and one secret.
+    /// Starts a broker that has this trust and knows one reference value and one secret.
     pub fn start(
         parts: &Parts,
         dir: &Path,
-        roots: &Path,
+        trust: &str,
         reference: &Path,
         name: &str,
         secret: &str,
@@ -45,13 +45,10 @@ impl Broker {
         let key = dir.join("store.key");
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key)?;
         file.write_all(random()?.as_bytes())?;
-        fs::write(dir.join("evidence.toml"), EVIDENCE_POLICY)?;
         let text = format!(
-            "listen = [{listen:?}]\nreference_values = [{reference:?}]\n\n[trust]\nroots = [{root:?}]\ncrls = [{crl:?}]\n\n\
-             [policy]\nevidence = \"evidence.toml\"\n\n[store]\npath = \"secrets.redb\"\nkey_file = \"store.key\"\n",
+            "listen = [{listen:?}]\nreference_values = [{reference:?}]\n\n{trust}\n\
+             [store]\npath = \"secrets.redb\"\nkey_file = \"store.key\"\n",
             listen = format!("unix:{}", socket.display()),
-            root = roots.join("ark.pem"),
-            crl = roots.join("crl.der"),
         );
         fs::write(&config, text)?;
         let mut set = parts.tool("cloister-broker");
@@ -103,6 +100,3 @@ impl Drop for Broker {
         let _ = self.child.wait();
     }
 }
-
-/// What the demo's owner accepts: the emulated platform's firmware, not older.
-const EVIDENCE_POLICY: &str = include_str!("evidence.toml");

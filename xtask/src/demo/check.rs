@@ -7,10 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::tamper::Tamper;
-use super::{ACTIVE, Outcome, RESOURCE, SHARED_PAGES};
+use super::{Outcome, RESOURCE, SHARED_PAGES, Tee};
 
 /// A finished run.
 pub struct Run<'a> {
+    pub tee: Tee,
     pub outcome: &'a Outcome,
     pub broker_log: &'a str,
     pub predicted: &'a str,
@@ -40,8 +41,9 @@ pub fn released(run: &Run<'_>, dir: &Path) -> Result<()> {
             last_lines(run.broker_log)
         )
     };
+    let words = run.tee.active();
     let active =
-        line(console, &[ACTIVE]).with_context(|| format!("the kernel does not say {ACTIVE:?}{}", tail()))?;
+        line(console, &[words]).with_context(|| format!("the kernel does not say {words:?}{}", tail()))?;
     println!("guest: {active}");
     let reported =
         line(console, &["cloister-guest: measurement"]).with_context(|| format!("no report{}", tail()))?;
@@ -88,7 +90,7 @@ fn contains(bytes: &[u8], needle: &str) -> bool {
 
 /// Somebody refused, and it was the right one.
 pub fn refused(run: &Run<'_>, what: Tamper) -> Result<()> {
-    let expected = what.expected();
+    let expected = what.expected(run.tee).context("no such attack")?;
     let all = [run.broker_log, &run.outcome.host, &run.outcome.console];
     ensure!(!run.broker_log.contains("\"released\""), "the secret was released in spite of {what:?}");
     let missing = expected.evidence.iter().find(|w| !all.iter().any(|log| log.contains(*w)));

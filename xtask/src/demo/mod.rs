@@ -5,6 +5,7 @@ mod broker;
 mod check;
 mod proxy;
 mod tamper;
+mod tee;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,11 +18,16 @@ use serde_json::Value;
 use crate::{command, firmware, image, kernel, paths, progress};
 use broker::Broker;
 use tamper::Tamper;
+use tee::QuoteService;
+pub use tee::Tee;
 
 /// What `demo` takes.
 #[derive(clap::Args)]
 #[group(id = "demo")]
 pub struct Options {
+    /// Kind of guest.
+    #[arg(long, value_enum, default_value = "snp")]
+    tee: Tee,
     /// Guest processors.
     #[arg(long, default_value_t = 1)]
     cpus: u32,
@@ -37,14 +43,12 @@ pub struct Options {
 
 /// The secret's name at the broker.
 const RESOURCE: &str = "demo/key/disk";
-/// The kernel line that says which TEE is active.
-const ACTIVE: &str = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP";
+/// Guest memory.
+const MEMORY: &str = "512M";
 /// Where the VMM leaves what it could read of the guest's memory.
 const SHARED_PAGES: &str = "shared-pages";
 /// A guest that takes longer has hung.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// CPUID(1).EAX of softkvm's processor.
-const CPU_SIGNATURE: &str = "00a10f11";
 
 /// Everything that a run needs, built.
 pub struct Parts {
@@ -107,23 +111,32 @@ impl Workspace {
 
 /// The demo.
 pub fn run(options: &Options) -> Result<()> {
+    let tee = options.tee;
+    if let Some(what) = options.tamper.filter(|what| what.expected(tee).is_none()) {
+        bail!("{what:?} is no attack on a guest of --tee {}", tee.name());
+    }
     let parts = Parts::build(&options.kernel)?;
     let workspace = Workspace::new()?;
-    let state = tamper::state_directory(options.tamper)?;
+    let state = tamper::state_directory(tee, options.tamper)?;
     let roots = workspace.path("roots");
-    command::output(parts.tool("softkvm").arg("--state").arg(&state).arg("export-certs").arg(&roots))?;
+    let mut export = parts.tool("softkvm");
+    export.arg("--state").arg(&state).arg("export-certs").arg(&roots).args(["--only", tee.name()]);
+    command::output(&mut export)?;
     let reference = workspace.path("reference.json");
-    let predicted = measure(&parts, options.cpus, &reference)?;
+    let predicted = measure(&parts, tee, options.cpus, &reference)?;
     println!("demo: predicted measurement {predicted}");
     let secret = broker::random_secret()?;
-    let broker = Broker::start(&parts, &workspace.0, &roots, &reference, RESOURCE, &secret)?;
+    let trust = tee.trust(&roots, &workspace.0)?;
+    let broker = Broker::start(&parts, &workspace.0, &trust, &reference, RESOURCE, &secret)?;
+    let quotes = QuoteService::start(tee, &parts, &state, workspace.path("qgs"))?;
     let socket = workspace.path("vsock");
     let proxy = proxy::start(options.tamper, &broker.socket, &proxy::host_port(&socket, 8080))?;
-    let launch = tamper::Launch::prepare(options.tamper, &parts, &workspace.0)?;
+    let launch = tamper::Launch::prepare(options.tamper, &parts, &workspace.0, quotes.as_ref())?;
     let outcome = launch_guest(&parts, options, &launch, &state, &socket, &workspace)?;
-    drop(proxy);
+    drop((proxy, quotes));
     let log = broker.stop()?;
-    let verdict = check::Run { outcome: &outcome, broker_log: &log, predicted: &predicted, secret: &secret };
+    let verdict =
+        check::Run { tee, outcome: &outcome, broker_log: &log, predicted: &predicted, secret: &secret };
     match options.tamper {
         None => check::released(&verdict, &workspace.0)?,
         Some(what) => check::refused(&verdict, what)?,
@@ -133,23 +146,28 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// The demo as it should go with one and two processors, and every attack refused.
 pub fn check() -> Result<()> {
-    let run_one =
-        |cpus, tamper| run(&Options { cpus, tamper, verbose: false, kernel: kernel::Options::default() });
-    run_one(1, None)?;
-    run_one(2, None)?;
-    for tamper in <Tamper as clap::ValueEnum>::value_variants() {
-        // Which of the swapped pages Linux touches first is its own affair; it may hang before it can say so.
-        let tries = if *tamper == Tamper::RamRemap { 3 } else { 1 };
-        let refused = (0..tries).map(|_| run_one(1, Some(*tamper))).find(Result::is_ok);
-        refused.with_context(|| format!("{tamper:?} was not refused in {tries} tries"))??;
+    for tee in [Tee::Snp, Tee::Tdx] {
+        let run_one = |cpus, tamper| {
+            run(&Options { tee, cpus, tamper, verbose: false, kernel: kernel::Options::default() })
+        };
+        run_one(1, None)?;
+        run_one(2, None)?;
+        let attacks = <Tamper as clap::ValueEnum>::value_variants().iter();
+        for tamper in attacks.filter(|what| what.expected(tee).is_some()) {
+            // Which of the swapped pages Linux touches first is its own affair; it may hang before it can say so.
+            let tries = if *tamper == Tamper::RamRemap { 3 } else { 1 };
+            let refused = (0..tries).map(|_| run_one(1, Some(*tamper))).find(Result::is_ok);
+            refused
+                .with_context(|| format!("{}: {tamper:?} was not refused in {tries} tries", tee.name()))??;
+        }
     }
     Ok(())
 }
 
 /// Predicts the measurement offline, from the files that the guest's owner has.
-pub fn measure(parts: &Parts, cpus: u32, output: &Path) -> Result<String> {
+pub fn measure(parts: &Parts, tee: Tee, cpus: u32, output: &Path) -> Result<String> {
     let mut measure = parts.tool("cloister-attest");
-    measure.args(["measure", "snp", "--json", "--cpu-sig", CPU_SIGNATURE, "--cpus", &cpus.to_string()]);
+    tee.measure(&mut measure, cpus);
     measure
         .arg("--firmware")
         .arg(&parts.rom)
@@ -160,7 +178,7 @@ pub fn measure(parts: &Parts, cpus: u32, output: &Path) -> Result<String> {
     let text = command::output(measure.arg("--cmdline").arg(command_line()))?;
     fs::write(output, &text).with_context(|| output.display().to_string())?;
     let value: Value = serde_json::from_str(&text).context("cloister-attest measure --json")?;
-    Ok(value["measurement"].as_str().context("no measurement in it")?.to_owned())
+    tee.measurement(&value)
 }
 
 /// What came of a launch.
@@ -185,7 +203,9 @@ fn launch_guest(
     let mut vsock = std::ffi::OsString::from("cid=3,socket=");
     vsock.push(socket);
     let mut run = parts.tool("softkvm");
-    run.arg("--state").arg(state).arg("--").arg(parts.bin.join("cloister")).args(["run", "--tee", "snp"]);
+    let tee = options.tee.name();
+    run.arg("--state").arg(state).args(["--tee", tee, "--"]);
+    run.arg(parts.bin.join("cloister")).args(["run", "--tee", tee]);
     run.args(["--memory", launch.memory, "--cpus", &options.cpus.to_string()]);
     run.arg("--firmware")
         .arg(&launch.rom)

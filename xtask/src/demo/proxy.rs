@@ -55,6 +55,9 @@ fn relay(tamper: Option<Tamper>, mut guest: UnixStream, broker: &Path) -> Result
         Some(Tamper::OtherKey) if request.starts_with(b"POST /kbs/v0/attest") => {
             exchange(broker, &with_other_key(&request)?)?
         }
+        Some(Tamper::EventLog) if request.starts_with(b"POST /kbs/v0/attest") => {
+            exchange(broker, &with_other_event(&request)?)?
+        }
         _ => exchange(broker, &request)?,
     };
     guest.write_all(&answer)?;
@@ -99,15 +102,36 @@ fn swap_body(head_of: &[u8], body_of: &[u8]) -> Vec<u8> {
     [&head_of[..head], &body_of[body..]].concat()
 }
 
+/// The attestation with one digit of its event log changed.
+fn with_other_event(request: &[u8]) -> Result<Vec<u8>> {
+    with_body(request, |body| {
+        let log = &mut body["tee-evidence"]["primary_evidence"]["cc_eventlog"];
+        let text = log.as_str().filter(|text| !text.is_empty()).context("no event log")?;
+        // Well inside of the first event's digest.
+        let (head, tail) = text.split_at_checked(120).context("a short event log")?;
+        let other = if tail.starts_with('A') { "B" } else { "A" };
+        *log = format!("{head}{other}{}", tail.get(1..).unwrap_or_default()).into();
+        Ok(())
+    })
+}
+
 /// The attestation with a key of the host's own in place of the guest's.
 fn with_other_key(request: &[u8]) -> Result<Vec<u8>> {
     // The base point of P-256: a good public key, and not the guest's.
     const X: &str = "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY";
     const Y: &str = "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU";
+    with_body(request, |body| {
+        let key = &mut body["runtime-data"]["tee-pubkey"];
+        (key["x"], key["y"]) = (X.into(), Y.into());
+        Ok(())
+    })
+}
+
+/// A request with its JSON body changed, and its length with it.
+fn with_body(request: &[u8], change: impl FnOnce(&mut Value) -> Result<()>) -> Result<Vec<u8>> {
     let start = body_start(request).context("no body")?;
     let mut body: Value = serde_json::from_slice(&request[start..])?;
-    let key = &mut body["runtime-data"]["tee-pubkey"];
-    (key["x"], key["y"]) = (X.into(), Y.into());
+    change(&mut body)?;
     let body = serde_json::to_vec(&body)?;
     let head = String::from_utf8_lossy(&request[..start]).into_owned();
     let lines: Vec<String> = head

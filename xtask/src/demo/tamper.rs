@@ -1,11 +1,13 @@
 //! What can be tampered with, how it is done, and who must refuse.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{Parts, command_line};
+use super::tee::QuoteService;
+use super::{MEMORY, Parts, Tee, command_line};
 use crate::paths;
 
 /// An attack.
@@ -21,6 +23,8 @@ pub enum Tamper {
     Cmdline,
     /// A guest policy that lets the host debug the guest.
     PolicyDebug,
+    /// Attributes that let the host debug the TD.
+    DebugAttribute,
     /// A CPUID page that the processor does not support.
     CpuidPage,
     /// Evidence from another session.
@@ -29,6 +33,14 @@ pub enum Tamper {
     OtherKey,
     /// Firmware of the platform that was rolled back.
     StaleTcb,
+    /// Security versions of the platform for which there is an update.
+    TcbOutOfDate,
+    /// A platform whose certificate was revoked.
+    TcbRevoked,
+    /// A quoting enclave that is not Intel's.
+    QeIdentity,
+    /// An event log that says something else than what was measured.
+    EventLog,
     /// A validated page swapped for another.
     RamRemap,
     /// A private page declared shared.
@@ -44,24 +56,39 @@ pub struct Expected {
 }
 
 impl Tamper {
-    /// Who must refuse this.
-    pub fn expected(self) -> Expected {
-        let (who, evidence): (_, &[_]) = match self {
-            Self::Firmware => ("broker", &["release denied by policy"]),
-            Self::Kernel => ("firmware", &["kernel hash mismatch"]),
-            Self::Initrd => ("firmware", &["initrd hash mismatch"]),
-            Self::Cmdline => ("firmware", &["command line hash mismatch"]),
-            Self::PolicyDebug => ("broker", &["attestation refused", "debug"]),
-            Self::CpuidPage => ("firmware", &["CPUID page refused"]),
-            Self::ReplayNonce => ("broker", &["attestation refused", "nonce-mismatch"]),
-            Self::OtherKey => ("broker", &["attestation refused", "report-data"]),
-            Self::StaleTcb => ("broker", &["attestation refused", "tcb"]),
-            Self::RamRemap => ("kernel", &["HOSTILE", "guest terminated"]),
-            Self::SharedCode => ("secure processor", &["HOSTILE", "the processor does not let the guest"]),
+    /// Who must refuse this; `None` if it is no attack on a guest of that kind.
+    pub fn expected(self, tee: Tee) -> Option<Expected> {
+        const BY_POLICY: &[&str] = &["release denied by policy"];
+        let (who, evidence): (_, &[_]) = match (self, tee) {
+            (Self::Firmware, _) => ("broker", BY_POLICY),
+            (Self::Kernel, Tee::Snp) => ("firmware", &["kernel hash mismatch"]),
+            (Self::Initrd, Tee::Snp) => ("firmware", &["initrd hash mismatch"]),
+            (Self::Cmdline, Tee::Snp) => ("firmware", &["command line hash mismatch"]),
+            // The firmware of a TD measures what it is given; the RTMRs tell.
+            (Self::Kernel | Self::Initrd | Self::Cmdline, Tee::Tdx) => ("broker", BY_POLICY),
+            (Self::PolicyDebug, Tee::Snp) => ("broker", &["attestation refused", "debug"]),
+            (Self::DebugAttribute, Tee::Tdx) => {
+                ("broker", &["attestation refused", "td-attributes-forbidden"])
+            }
+            (Self::CpuidPage, Tee::Snp) => ("firmware", &["CPUID page refused"]),
+            (Self::ReplayNonce, _) => ("broker", &["attestation refused", "nonce-mismatch"]),
+            (Self::OtherKey, _) => ("broker", &["attestation refused", "report-data"]),
+            (Self::StaleTcb, Tee::Snp) => ("broker", &["attestation refused", "tcb"]),
+            (Self::TcbOutOfDate, Tee::Tdx) => ("broker", &["attestation refused", "tcb-status"]),
+            (Self::TcbRevoked, Tee::Tdx) => ("broker", &["attestation refused", "certificate-revoked"]),
+            (Self::QeIdentity, Tee::Tdx) => ("broker", &["attestation refused", "qe-identity"]),
+            (Self::EventLog, Tee::Tdx) => ("broker", &["attestation refused", "event-log"]),
+            (Self::RamRemap, Tee::Snp) => ("kernel", &["HOSTILE", "guest terminated"]),
+            (Self::RamRemap, Tee::Tdx) => ("TDX module", &["HOSTILE", "KVM_RUN"]),
+            (Self::SharedCode, Tee::Snp) => ("secure processor", SHARED_CODE),
+            (Self::SharedCode, Tee::Tdx) => ("TDX module", SHARED_CODE),
+            _ => return None,
         };
-        Expected { who, evidence }
+        Some(Expected { who, evidence })
     }
 }
+
+const SHARED_CODE: &[&str] = &["HOSTILE", "the processor does not let the guest"];
 
 /// What the host launches.
 pub struct Launch {
@@ -71,40 +98,60 @@ pub struct Launch {
     pub command_line: String,
     pub memory: &'static str,
     /// Further arguments of `cloister run`.
-    pub arguments: Vec<&'static str>,
+    pub arguments: Vec<OsString>,
 }
 
 impl Launch {
     /// The parts as the owner built them, but for what is tampered with.
-    pub fn prepare(tamper: Option<Tamper>, parts: &Parts, dir: &Path) -> Result<Self> {
+    pub fn prepare(
+        tamper: Option<Tamper>,
+        parts: &Parts,
+        dir: &Path,
+        quotes: Option<&QuoteService>,
+    ) -> Result<Self> {
         let mut launch = Self {
             rom: parts.rom.clone(),
             kernel: parts.kernel.clone(),
             initrd: parts.initrd.clone(),
             command_line: command_line(),
-            memory: "512M",
+            memory: MEMORY,
             arguments: Vec::new(),
         };
+        if let Some(service) = quotes {
+            let mut address = OsString::from("unix:");
+            address.push(&service.socket);
+            launch.arguments.extend(["--quote-service".into(), address]);
+        }
+        let mut say = |arguments: &[&str]| launch.arguments.extend(arguments.iter().map(OsString::from));
         match tamper {
             // The first bytes of the ROM are never executed: the guest runs as ever, and only its measurement tells.
             Some(Tamper::Firmware) => launch.rom = changed(&parts.rom, dir, |bytes| bytes[0] ^= 1)?,
             // The host has the good files measured, and serves others.
-            Some(Tamper::Kernel) => launch.arguments.extend(["--hostile", "kernel"]),
-            Some(Tamper::Initrd) => launch.arguments.extend(["--hostile", "initrd"]),
-            Some(Tamper::Cmdline) => launch.arguments.extend(["--hostile", "cmdline"]),
-            Some(Tamper::PolicyDebug) => {
-                launch.arguments.extend(["--snp-policy", "0xb0000", "--allow-debug"])
-            }
-            Some(Tamper::CpuidPage) => launch.arguments.extend(["--hostile", "cpuid-page"]),
+            Some(Tamper::Kernel) => say(&["--hostile", "kernel"]),
+            Some(Tamper::Initrd) => say(&["--hostile", "initrd"]),
+            Some(Tamper::Cmdline) => say(&["--hostile", "cmdline"]),
+            Some(Tamper::PolicyDebug) => say(&["--snp-policy", "0xb0000", "--allow-debug"]),
+            Some(Tamper::DebugAttribute) => say(&["--tdx-attributes", "0x10000001", "--allow-debug"]),
+            Some(Tamper::CpuidPage) => say(&["--hostile", "cpuid-page"]),
             Some(Tamper::RamRemap) => {
+                say(&["--hostile", "ram-remap"]);
                 // The kernel must be where the attack does not hit its own fault handler.
                 launch.command_line.push_str(" nokaslr");
                 // So little memory that Linux needs the swapped pages before it is done.
                 launch.memory = "224M";
-                launch.arguments.extend(["--hostile", "ram-remap"]);
             }
-            Some(Tamper::SharedCode) => launch.arguments.extend(["--hostile", "shared-code"]),
-            Some(Tamper::ReplayNonce | Tamper::OtherKey | Tamper::StaleTcb) | None => {}
+            Some(Tamper::SharedCode) => say(&["--hostile", "shared-code"]),
+            // These are the platform's, or happen on the way to the broker.
+            Some(
+                Tamper::ReplayNonce
+                | Tamper::OtherKey
+                | Tamper::StaleTcb
+                | Tamper::TcbOutOfDate
+                | Tamper::TcbRevoked
+                | Tamper::QeIdentity
+                | Tamper::EventLog,
+            )
+            | None => {}
         }
         Ok(launch)
     }
@@ -118,22 +165,57 @@ fn changed(path: &Path, dir: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Result
     Ok(target)
 }
 
-/// The emulated platform: keys are made once and kept. A rolled-back platform is the same chip with older firmware.
-pub fn state_directory(tamper: Option<Tamper>) -> Result<PathBuf> {
-    let usual = paths::cache().join("softkvm-state");
-    if tamper != Some(Tamper::StaleTcb) {
-        return Ok(usual);
+/// A platform that is bad: whose model says so, and how it differs from the usual one.
+struct BadPlatform {
+    tee: Tee,
+    directory: &'static str,
+    model: &'static str,
+}
+
+impl Tamper {
+    fn platform(self) -> Option<BadPlatform> {
+        let (tee, directory, model) = match self {
+            Self::StaleTcb => (
+                Tee::Snp,
+                "softkvm-state-stale",
+                r#"{"report_version":3,"tcb":{"boot_loader":7,"tee":0,"snp":14,"microcode":72},"platform_info":33}"#,
+            ),
+            Self::TcbOutOfDate => (
+                Tee::Tdx,
+                "softkvm-state-out-of-date",
+                r#"{"versions":{"sgx":[2,2,2,2,3,1,0,3,0,0,0,0,0,0,0,0],"pcesvn":11,"qe_isvsvn":4},
+                    "tee_tcb_svn":[3,1,2,0,0,0,0,0,0,0,0,0,0,0,0,0]}"#,
+            ),
+            Self::TcbRevoked => (Tee::Tdx, "softkvm-state-revoked", r#"{"pck_revoked":true}"#),
+            Self::QeIdentity => (Tee::Tdx, "softkvm-state-alien-qe", r#"{"alien_qe":true}"#),
+            // A KVM that lets its client have such TDs; Linux's does not.
+            Self::DebugAttribute => (Tee::Tdx, "softkvm-state-debug", r#"{"kvm_allows_debug":true}"#),
+            _ => return None,
+        };
+        Some(BadPlatform { tee, directory, model })
     }
-    let stale = paths::cache().join("softkvm-state-stale");
-    if !stale.exists() {
-        fs::create_dir_all(&stale)?;
-        for file in ["ark.key.pem", "ask.key.pem", "ark.der", "ask.der", "crl.der", "chip.seed"] {
+}
+
+/// Keys of the emulated AMD chip: a rolled-back platform is the same chip with older firmware.
+const CHIP: [&str; 6] = ["ark.key.pem", "ask.key.pem", "ark.der", "ask.der", "crl.der", "chip.seed"];
+
+/// The emulated platform: keys are made once and kept. A bad platform has a directory of its own.
+pub fn state_directory(tee: Tee, tamper: Option<Tamper>) -> Result<PathBuf> {
+    let usual = paths::cache().join("softkvm-state");
+    let Some(bad) = tamper.and_then(Tamper::platform).filter(|bad| bad.tee == tee) else { return Ok(usual) };
+    let directory = paths::cache().join(bad.directory);
+    if !directory.exists() {
+        fs::create_dir_all(&directory)?;
+        let model = match bad.tee {
+            Tee::Snp => "platform.json",
+            Tee::Tdx => "tdx-platform.json",
+        };
+        for file in CHIP.iter().filter(|_| bad.tee == Tee::Snp) {
             if let Ok(bytes) = fs::read(usual.join(file)) {
-                fs::write(stale.join(file), bytes)?;
+                fs::write(directory.join(file), bytes)?;
             }
         }
-        let model = r#"{"report_version":3,"tcb":{"boot_loader":7,"tee":0,"snp":14,"microcode":72},"platform_info":33}"#;
-        fs::write(stale.join("platform.json"), model)?;
+        fs::write(directory.join(model), bad.model)?;
     }
-    Ok(stale)
+    Ok(directory)
 }

@@ -24,7 +24,7 @@ pub use abi::TdxError;
 use abi::{Capabilities, CpuidTable, InitVm, MEASURE, MemRegion, TDX_VM};
 
 use super::{
-    Call, EXIT_MAP_GPA_RANGE, Guest, LaunchError, RAM_SLOT, ROM_SLOT, Requirement, cpuid, create_vm, discard,
+    Call, EXIT_MAP_GPA_RANGE, Guest, LaunchError, ROM_SLOT, Requirement, cpuid, create_vm, discard,
     missing_of, write_json,
 };
 use crate::config::{TdIdentity, VmConfig};
@@ -99,7 +99,7 @@ impl Launch<New> {
         let rom_slots = add_private_slots(&vm, &rom, ROM_SLOT)?;
         let ranges = ram_ranges(config.memory);
         let ram = map_ram(&ranges)?;
-        let ram_slots = add_private_slots(&vm, &ram, RAM_SLOT)?;
+        let ram_slots = add_private_slots(&vm, &ram, ROM_SLOT + rom_ranges.len() as u32)?;
 
         let hob = plan.commands().iter().find(|command| command.kind == SectionKind::TdHob);
         let hob = hob.map_or(0, |command| command.gpa.0);
@@ -167,7 +167,11 @@ impl Launch<New> {
 /// Where the plan puts the ROM: its measured volumes, which lie outside of RAM.
 fn rom_ranges(plan: &LaunchPlan<'_>) -> Vec<Range<u64>> {
     let volumes = plan.commands().iter().filter(|command| command.kind.has_data());
-    volumes.map(|command| command.gpa.0..command.gpa.0.saturating_add(command.len)).collect()
+    let ranges = volumes.map(|command| command.gpa.0..command.gpa.0.saturating_add(command.len));
+    let mut ranges: Vec<_> = ranges.collect();
+    // Metadata may name them in any order, and the order of the plan is MRTD's; mappings are in the order of addresses.
+    ranges.sort_by_key(|range| range.start);
+    ranges
 }
 
 fn enable(vm: &VmFd, cap: u32, value: u64, call: &'static str) -> Result<(), LaunchError> {
