@@ -190,7 +190,18 @@ mod tests {
             edx: u32::MAX,
             ..Default::default()
         };
-        let functions = [0x1, 0x4, 0x7, 0xb, 0x4000_0001, 0x8000_0008, 0x8000_001e, 0x8000_001f, 0x8000_0021, 0x8000_0026];
+        let functions = [
+            0x1,
+            0x4,
+            0x7,
+            0xb,
+            0x4000_0001,
+            0x8000_0008,
+            0x8000_001e,
+            0x8000_001f,
+            0x8000_0021,
+            0x8000_0026,
+        ];
         CpuId::from_entries(&functions.map(all_ones)).unwrap()
     }
 
