@@ -13,7 +13,8 @@
 //! - [`signature`] (feature `verify`): the one point at which another implementation of ECDSA is chosen.
 //! - `corim`, `schema` (features of those names): reference values and formats for other people's tools.
 //!
-//! Without the `std` and `verify` features the crate needs `alloc` only, so that the firmware can share it.
+//! Without the `alloc` feature there is only what the firmware shares: [`abi`], and the tables of what it builds and
+//! measures ([`measure::acpi`], [`measure::tdx::events`]).
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -27,6 +28,7 @@
     )
 )]
 
+#[cfg(feature = "alloc")]
 extern crate alloc;
 
 pub mod abi;
@@ -45,7 +47,9 @@ pub mod schema;
 pub mod signature;
 #[cfg(feature = "verify")]
 pub mod signing;
+#[cfg(feature = "alloc")]
 pub mod snp;
+#[cfg(feature = "alloc")]
 pub mod tdx;
 #[cfg(feature = "verify")]
 pub mod verdict;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cloister_attestation::measure::tdx::Rtmrs;
 use sha2::{Digest, Sha256};
 
 use crate::layout::{
@@ -27,6 +28,8 @@ pub struct Lies {
     pub endless: bool,
     /// fw_cfg offers no DMA.
     pub no_dma: bool,
+    /// This RTMR cannot be extended.
+    pub stuck_rtmr: Option<u8>,
     /// There is no fw_cfg.
     pub no_fw_cfg: bool,
 }
@@ -47,6 +50,8 @@ pub struct Fake {
     pub config_writes: Vec<(u32, u32)>,
     /// What the configuration data port reads as.
     pub host_bridge: u32,
+    /// RTMR0 to RTMR3.
+    pub rtmrs: Rtmrs,
     guest: Guest,
     validated: BTreeMap<u64, u32>,
     mapped: Vec<u64>,
@@ -183,6 +188,7 @@ impl Fake {
             console: String::new(),
             config_writes: Vec::new(),
             host_bridge: 0xFFFF_FFFF,
+            rtmrs: Rtmrs::default(),
             guest: Guest::Plain,
             validated: BTreeMap::new(),
             mapped: vec![0, 3],
@@ -362,6 +368,15 @@ impl Machine for Fake {
             *self.validated.entry(page).or_default() += 1;
         }
         Validation::Changed
+    }
+
+    fn extend_rtmr(&mut self, rtmr: u8, digest: &[u8; 48]) -> Result<(), Stop> {
+        assert!(matches!(self.guest, Guest::Td { .. }), "RTMRs outside a TD");
+        if self.lies.stuck_rtmr == Some(rtmr) {
+            return Err(TerminationReason::Measurement.because("stuck"));
+        }
+        self.rtmrs.0[usize::from(rtmr)].extend(digest);
+        Ok(())
     }
 
     fn map(&mut self, gib: u64) -> Result<(), Stop> {

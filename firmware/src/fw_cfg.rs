@@ -7,8 +7,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::layout::{BOUNCE, PAGE, Range};
 use crate::machine::{Machine, Width};
-use crate::sha256::Sha256;
 use crate::termination::{Stop, TerminationReason};
+use crate::trust::Hash;
 
 /// A selector key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,13 +136,13 @@ impl FwCfg {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Reads an item into RAM and adds the private copy to a hash, if there is one: what is hashed is what stays in memory.
+    /// Reads an item into RAM and adds the private copy to a hash: what is hashed is what stays in memory.
     pub fn load<M: Machine>(
         &self,
         machine: &mut M,
         key: Key,
         to: Range,
-        hash: &mut Option<Sha256>,
+        hash: &mut Hash,
     ) -> Result<(), Stop> {
         let mut select = Some(key);
         let mut at = to.start;
@@ -151,9 +151,7 @@ impl FwCfg {
             let next = at.saturating_add(length);
             Self::transfer(machine, select.take(), length as usize)?;
             machine.unshare_to_ram(DATA_OFFSET, Range::new(at, next))?;
-            if let Some(hash) = hash {
-                hash.update(machine.ram(Range::new(at, next))?);
-            }
+            hash.update(machine.ram(Range::new(at, next))?);
             at = next;
         }
         Ok(())

@@ -96,11 +96,15 @@ pub const SETUP: Range = Range::new(0x2_8000, 0x4_8000);
 /// ACPI tables.
 pub const ACPI: Range = Range::new(0x4_8000, 0x5_8000);
 /// A TD's event log.
-pub const EVENT_LOG: Range = Range::new(0x5_8000, 0x5_A000);
+pub const EVENT_LOG: Range = Range::new(0x5_8000, 0x6_8000);
 /// Where a TD's application processors wait for Linux (ACPI 6.4, 5.2.12.19).
-pub const MAILBOX: Range = Range::new(0x5_A000, 0x5_B000);
-/// What Linux goes on using in a TD, beside the ACPI tables.
-pub const TD_KEPT: Range = Range::new(EVENT_LOG.start, MAILBOX.end);
+pub const MAILBOX: Range = Range::new(0x6_8000, 0x6_9000);
+/// Page tables of those processors: PML4, PDPT, page directories of the first and fourth GiB.
+pub const AP_TABLES: Range = Range::new(0x6_9000, 0x6_D000);
+/// What a TD's application processors use from their first instruction to their last here.
+pub const AP_MEM: Range = Range::new(MAILBOX.start, AP_TABLES.end);
+/// What Linux goes on using in a TD, or its waiting processors, beside the ACPI tables.
+pub const TD_KEPT: Range = Range::new(EVENT_LOG.start, AP_TABLES.end);
 
 /// Conventional memory below the legacy hole.
 pub const LOW_RAM_END: u64 = 0xA_0000;
@@ -122,9 +126,6 @@ pub const ECAM: Range = Range::new(0xE000_0000, 0xE010_0000);
 pub const IOAPIC: u64 = 0xFEC0_0000;
 /// Local APIC.
 pub const LAPIC: u64 = 0xFEE0_0000;
-
-/// Page tables of a TD's application processors, at the ROM's start: constants, as nobody could build them in time.
-pub const AP_TABLES: Range = Range::new(0xFFFF_0000, 0xFFFF_4000);
 
 /// The ROM: measured whole, so kept to what QEMU's 64 KiB granularity of `-bios` allows.
 pub const ROM: Range = Range::new(0xFFFF_0000, 0x1_0000_0000);
@@ -156,7 +157,7 @@ pub const SECTION_KERNEL_HASHES: u32 = 0x10;
 /// What each range launched in a TD is, in launch order: (range, section type of the TDVF metadata). The first is the
 /// ROM, which alone is measured.
 pub const LAUNCHED_TD: [(Range, u32); 4] =
-    [(ROM, TDVF_BFV), (SEC_MEM, TDVF_TEMP_MEM), (TD_HOB, TDVF_TD_HOB), (MAILBOX, TDVF_TEMP_MEM)];
+    [(ROM, TDVF_BFV), (SEC_MEM, TDVF_TEMP_MEM), (TD_HOB, TDVF_TD_HOB), (AP_MEM, TDVF_TEMP_MEM)];
 /// Boot firmware volume.
 pub const TDVF_BFV: u32 = 0;
 /// The host's description of the machine.
@@ -195,6 +196,7 @@ mod tests {
             ("TD HOB", TD_HOB),
             ("event log", EVENT_LOG),
             ("mailbox", MAILBOX),
+            ("AP tables", AP_TABLES),
         ]
     }
 
@@ -218,7 +220,7 @@ mod tests {
                 ["stack", "PML4", "PDPT", "PD 0", "PD 3", "PT low", "secrets", "CPUID", "kernel hashes"];
             assert_eq!(launched(&range), early.contains(&name), "{name}");
             let launched = LAUNCHED_TD.iter().any(|(l, _)| l.contains(&range));
-            let early = ["stack", "PML4", "PDPT", "PD 0", "PD 3", "PT low", "TD HOB", "mailbox"];
+            let early = ["stack", "PML4", "PDPT", "PD 0", "PD 3", "PT low", "TD HOB", "mailbox", "AP tables"];
             assert_eq!(launched, early.contains(&name), "{name} of a TD");
         }
         for launched in [LAUNCHED, LAUNCHED_TD] {
@@ -249,8 +251,6 @@ mod tests {
         assert_eq!(GUID_TABLE.end, ROM.end - 32);
         assert!(ROM.contains(&RESET_PAGE) && RESET_PAGE.contains(&GUID_TABLE));
         assert_eq!(AP_ENTRY, RESET_PAGE.start);
-        assert_eq!(AP_TABLES.start, ROM.start);
-        assert!(AP_TABLES.end < RESET_PAGE.start);
     }
 
     #[test]

@@ -19,12 +19,13 @@
 )]
 
 mod accept;
-pub mod acpi;
+mod acpi;
 mod boot;
 mod boot_params;
 mod bytes;
 pub mod console;
 mod cpuid_page;
+mod event_log;
 mod fw_cfg;
 pub mod ghcb;
 mod hashes;
@@ -37,6 +38,7 @@ mod placement;
 pub mod sha256;
 pub mod tdcall;
 mod termination;
+mod trust;
 
 #[cfg(test)]
 mod fake;

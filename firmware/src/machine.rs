@@ -104,6 +104,9 @@ pub trait Machine {
     /// PVALIDATE of one page that [`Machine::map`] has mapped, or TDG.MEM.PAGE.ACCEPT. Not called in plain guests.
     fn validate(&mut self, gpa: u64, size: PageSize) -> Validation;
 
+    /// TDG.MR.RTMR.EXTEND. Called in TDs only.
+    fn extend_rtmr(&mut self, rtmr: u8, digest: &[u8; 48]) -> Result<(), Stop>;
+
     /// Makes this GiB of guest-physical memory addressable, privately.
     fn map(&mut self, gib: u64) -> Result<(), Stop>;
 

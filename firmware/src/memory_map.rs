@@ -121,6 +121,11 @@ impl Ram {
         self.below_4g_end.checked_add(self.above_4g_end.checked_sub(RAM_ABOVE_4G)?)
     }
 
+    /// Both parts, of which the second may be empty.
+    pub fn ranges(&self) -> [Range; 2] {
+        [Range::new(0, self.below_4g_end), Range::new(RAM_ABOVE_4G, self.above_4g_end)]
+    }
+
     /// The RAM above the first 2 MiB, which large pages may cover.
     pub fn above_2m(&self) -> [Range; 2] {
         [Range::new(LARGE_PAGE, self.below_4g_end), Range::new(RAM_ABOVE_4G, self.above_4g_end)]

@@ -145,11 +145,12 @@ pub const fn accept(gpa: u64, size: PageSize) -> Registers {
     Registers { rax: MEM_PAGE_ACCEPT, rcx: gpa | level, ..vmcall(0) }
 }
 
+/// TDX_OPERAND_BUSY, the upper half of a completion status as all of these; the lower ones tell details.
+const OPERAND_BUSY: u32 = 0x8000_0200;
+
 /// What TDG.MEM.PAGE.ACCEPT said; `None` if the host holds the page at this moment.
 pub fn accepted(size: PageSize, answer: &Registers) -> Option<Validation> {
-    /// The upper halves of completion statuses; the lower ones tell details.
     const OPERAND_INVALID: u32 = 0xC000_0100;
-    const OPERAND_BUSY: u32 = 0x8000_0200;
     const PAGE_ALREADY_ACCEPTED: u32 = 0x0000_0B0A;
     const PAGE_SIZE_MISMATCH: u32 = 0xC000_0B0B;
     match (answer.rax >> 32) as u32 {
@@ -172,6 +173,15 @@ pub const fn extend(gpa: u64, rtmr: u8) -> Registers {
     registers.rcx = gpa;
     registers.rdx = rtmr as u64;
     registers
+}
+
+/// What TDG.MR.RTMR.EXTEND said; `None` if another processor extends the register at this moment.
+pub const fn extended(answer: &Registers) -> Option<Result<(), Stop>> {
+    match (answer.rax >> 32) as u32 {
+        0 => Some(Ok(())),
+        OPERAND_BUSY => None,
+        _ => Some(Err(TerminationReason::Measurement.because("an RTMR could not be extended"))),
+    }
 }
 
 /// Error code of ReportFatalError: bit 31 marks the TD's own codes, then our set of reasons and the reason.

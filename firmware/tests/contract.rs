@@ -3,8 +3,10 @@
 
 use cloister_attestation::abi;
 use cloister_attestation::measure::snp::{Rom, SectionKind};
-use cloister_firmware::layout::{AP_ENTRY, KERNEL_HASHES, LAUNCHED, ROM};
-use cloister_firmware::{TerminationReason, acpi, metadata, termination_code};
+use cloister_attestation::measure::tdx::{self, Tdvf};
+use cloister_firmware::layout::{AP_ENTRY, KERNEL_HASHES, LAUNCHED, LAUNCHED_TD, ROM};
+use cloister_firmware::tdcall::fatal_code;
+use cloister_firmware::{TerminationReason, metadata, termination_code};
 use zerocopy::IntoBytes;
 
 #[test]
@@ -30,26 +32,45 @@ fn termination_reasons_have_the_codes_that_the_host_prints() {
         (Measurement, Abi::MeasurementFailed),
     ] {
         assert_eq!(Abi::from_code(ours.code()), Some(theirs), "{ours:?}");
+        assert_eq!(fatal_code(ours), abi::TDX_FATAL_FIRMWARE | u32::from(theirs.code()));
         assert_eq!(termination_code(ours), abi::TERMINATION_FLAG | theirs.code());
     }
     assert_eq!(cloister_firmware::REASON_SET, abi::TERMINATION_SET);
 }
 
 #[test]
-fn ports_are_the_machine_models() {
-    assert_eq!(acpi::SLEEP_CONTROL_PORT, abi::SLEEP_CONTROL_PORT);
-    assert_eq!(acpi::SLEEP_STATUS_PORT, abi::SLEEP_STATUS_PORT);
-    assert_eq!((acpi::RESET_PORT, acpi::RESET_VALUE), (abi::RESET_PORT, abi::RESET_VALUE));
-    assert_eq!(acpi::POWER_OFF, abi::SLEEP_S5);
+fn the_termination_port_is_the_machine_models() {
     assert_eq!(cloister_firmware::TERMINATION_PORT, abi::TERMINATION_PORT);
 }
 
-#[test]
-fn the_launch_finds_every_section_in_the_layouts_order() {
+/// A ROM that is empty but for its metadata.
+fn image() -> Vec<u8> {
     let table = metadata::guid_table(AP_ENTRY as u32);
     let mut image = vec![0; ROM.len() as usize];
     let end = image.len() - 32;
     image[end - table.as_bytes().len()..end].copy_from_slice(table.as_bytes());
+    image
+}
+
+#[test]
+fn a_tds_launch_measures_the_rom_and_nothing_else() {
+    use tdx::SectionKind::{Bfv, TdHob, TempMem};
+    let image = image();
+    let tdvf = Tdvf::parse(&image).unwrap();
+    let found: Vec<_> = tdvf.sections().iter().map(|s| (s.gpa.0, s.len, s.kind, s.measured)).collect();
+    let kinds = [(Bfv, true), (TempMem, false), (TdHob, false), (TempMem, false)];
+    let expected: Vec<_> = LAUNCHED_TD
+        .iter()
+        .zip(kinds)
+        .map(|((range, _), (kind, measured))| (range.start, range.len(), kind, measured))
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(tdvf.sections()[0].data, image);
+}
+
+#[test]
+fn the_launch_finds_every_section_in_the_layouts_order() {
+    let image = image();
     let rom = Rom::parse(&image).unwrap();
     let found: Vec<_> = rom.sections().iter().map(|s| (s.gpa.0, s.len, s.kind)).collect();
     let kinds = [SectionKind::SecMem, SectionKind::Secrets, SectionKind::Cpuid, SectionKind::KernelHashes];

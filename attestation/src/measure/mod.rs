@@ -3,22 +3,30 @@
 //! A launch is described once, as a plan; the VMM executes the plan and the functions here hash
 //! it, so that prediction and reality agree by construction.
 
+pub mod acpi;
 mod guid;
+#[cfg(feature = "alloc")]
 mod guided;
 mod hex;
+#[cfg(feature = "alloc")]
 mod kernel_hashes;
+#[cfg(feature = "alloc")]
 pub mod sev;
+#[cfg(feature = "alloc")]
 pub mod snp;
 pub mod tdx;
 
 pub use guid::Guid;
+#[cfg(feature = "alloc")]
 pub use guided::TableError;
 #[cfg(feature = "std")]
 pub(crate) use hex::hex_string;
 #[cfg(feature = "verify")]
 pub(crate) use hex::{read_hex, write_hex};
+#[cfg(feature = "alloc")]
 pub use kernel_hashes::{KernelHashTableError, KernelHashes};
 
+#[cfg(feature = "alloc")]
 use alloc::borrow::Cow;
 
 /// The page size of every TEE's measurement.
@@ -35,6 +43,7 @@ impl core::fmt::Display for Gpa {
 }
 
 /// Where the bytes of a launch's page command come from.
+#[cfg(feature = "alloc")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Contents<'a> {
     /// These, measured where the command says so.

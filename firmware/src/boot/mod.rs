@@ -8,14 +8,15 @@ use crate::boot_params::{self, Contents};
 use crate::console;
 use crate::cpuid_page;
 use crate::fw_cfg::{FwCfg, Key};
-use crate::hashes::{Artifact, KernelHashes};
+use crate::hashes::Artifact;
 use crate::kernel::{self, Elf, Plan, SetupHeader};
-use crate::layout::{BOOT_PARAMS, CMDLINE, CPUID, KERNEL_HASHES, Range, SETUP};
+use crate::layout::{BOOT_PARAMS, CMDLINE, CPUID, Range, SETUP};
 use crate::machine::{Guest, Machine, Width};
 use crate::memory_map::{E820Entry, ENTRIES_MAX, Ram};
 use crate::placement::FreeRam;
-use crate::sha256::{Compress, Sha256, compress_portably, compress_with_extensions};
+use crate::sha256::{Compress, compress_portably, compress_with_extensions};
 use crate::termination::{Stop, TerminationReason};
+use crate::trust::Trust;
 
 /// Where Linux is entered, and with what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,20 +44,19 @@ pub fn boot<M: Machine>(machine: &mut M) -> Result<Handoff, Stop> {
         map_all(machine)?;
     }
     machine.set_ram_end(ram.below_4g_end);
-    let hashes = measured_hashes(machine, compress)?;
-
-    let mut free = FreeRam::below(ram.below_4g_end);
-    let kernel = load_kernel(machine, &fw_cfg, &mut free, hashes.as_ref())?;
-    load_cmdline(machine, &fw_cfg, kernel.cmdline_max, hashes.as_ref())?;
-    let initrd = load_initrd(machine, &fw_cfg, &mut free, &kernel, hashes.as_ref())?;
+    let mut trust = Trust::establish(machine, compress)?;
 
     program_ecam(machine)?;
-    let rsdp = acpi::install(machine, cpus)?;
-    boot_params::write(machine, &ram, &Contents { header: kernel.header, initrd, rsdp })?;
-    console::line(
-        machine,
-        if hashes.is_some() { "measured kernel, starting it" } else { "starting the kernel" },
-    );
+    let tables = acpi::install(machine, cpus)?;
+    trust.measure_platform(machine, cpus, &ram, tables)?;
+
+    let mut free = FreeRam::below(ram.below_4g_end);
+    let kernel = load_kernel(machine, &fw_cfg, &mut free, &mut trust)?;
+    load_cmdline(machine, &fw_cfg, kernel.cmdline_max, &mut trust)?;
+    let initrd = load_initrd(machine, &fw_cfg, &mut free, &kernel, &mut trust)?;
+
+    boot_params::write(machine, &ram, &Contents { header: kernel.header, initrd, rsdp: tables.start })?;
+    console::line(machine, trust.words());
     Ok(Handoff { entry: kernel.entry, boot_params: BOOT_PARAMS.start })
 }
 
@@ -86,15 +86,6 @@ fn map_all<M: Machine>(machine: &mut M) -> Result<(), Stop> {
     (0..4).try_for_each(|gib| machine.map(gib))
 }
 
-/// What the launch measured, in an SNP guest. Elsewhere nothing is measured, and the console says so.
-fn measured_hashes<M: Machine>(machine: &mut M, compress: Compress) -> Result<Option<KernelHashes>, Stop> {
-    if !matches!(machine.guest(), Guest::Snp { .. }) {
-        console::line(machine, "no confidentiality: kernel, initrd and command line are the host's word");
-        return Ok(None);
-    }
-    Ok(Some(KernelHashes::parse(machine.ram(KERNEL_HASHES)?, compress)?))
-}
-
 /// A kernel in its place.
 struct Kernel {
     header: SetupHeader,
@@ -107,7 +98,7 @@ fn load_kernel<M: Machine>(
     machine: &mut M,
     fw_cfg: &FwCfg,
     free: &mut FreeRam,
-    hashes: Option<&KernelHashes>,
+    trust: &mut Trust,
 ) -> Result<Kernel, Stop> {
     let setup_size = u64::from(fw_cfg.read_u32(machine, Key::SETUP_SIZE)?);
     let size = u64::from(fw_cfg.read_u32(machine, Key::KERNEL_SIZE)?);
@@ -115,9 +106,9 @@ fn load_kernel<M: Machine>(
         return Err(TerminationReason::KernelUnusable.because("no kernel"));
     }
     if setup_size == 0 {
-        load_elf(machine, fw_cfg, free, size, hashes)
+        load_elf(machine, fw_cfg, free, size, trust)
     } else {
-        load_bzimage(machine, fw_cfg, free, setup_size, size, hashes)
+        load_bzimage(machine, fw_cfg, free, setup_size, size, trust)
     }
 }
 
@@ -127,18 +118,18 @@ fn load_bzimage<M: Machine>(
     free: &mut FreeRam,
     setup_size: u64,
     size: u64,
-    hashes: Option<&KernelHashes>,
+    trust: &mut Trust,
 ) -> Result<Kernel, Stop> {
     if setup_size > SETUP.len() {
         return Err(TerminationReason::KernelUnusable.because("kernel's setup part is too long"));
     }
     let setup = Range::new(SETUP.start, SETUP.start.saturating_add(setup_size));
-    let mut hash = hashes.map(KernelHashes::hash);
+    let mut hash = trust.hash();
     fw_cfg.load(machine, Key::SETUP_DATA, setup, &mut hash)?;
     let plan = kernel::plan_bzimage(machine.ram(setup)?, size, free)?;
     let Plan { header, footprint, initrd_limit, cmdline_max, image } = plan;
     fw_cfg.load(machine, Key::KERNEL_DATA, image, &mut hash)?;
-    check(hashes, Artifact::Kernel, hash)?;
+    trust.settle(machine, Artifact::Kernel, hash)?;
     free.keep_above(footprint.end)?;
     Ok(Kernel { header, entry: plan.entry()?, initrd_limit, cmdline_max })
 }
@@ -149,13 +140,13 @@ fn load_elf<M: Machine>(
     fw_cfg: &FwCfg,
     free: &mut FreeRam,
     size: u64,
-    hashes: Option<&KernelHashes>,
+    trust: &mut Trust,
 ) -> Result<Kernel, Stop> {
     let mut below_file = *free;
     let file = below_file.take_high(size, u64::MAX)?;
-    let mut hash = hashes.map(KernelHashes::hash);
+    let mut hash = trust.hash();
     fw_cfg.load(machine, Key::KERNEL_DATA, file, &mut hash)?;
-    check(hashes, Artifact::Kernel, hash)?;
+    trust.settle(machine, Artifact::Kernel, hash)?;
 
     let elf = Elf::parse(machine.ram(file)?)?;
     let mut end = 0;
@@ -196,7 +187,7 @@ fn load_cmdline<M: Machine>(
     machine: &mut M,
     fw_cfg: &FwCfg,
     max: u64,
-    hashes: Option<&KernelHashes>,
+    trust: &mut Trust,
 ) -> Result<(), Stop> {
     let bad = |detail| TerminationReason::KernelUnusable.because(detail);
     let size = u64::from(fw_cfg.read_u32(machine, Key::CMDLINE_SIZE)?);
@@ -204,12 +195,10 @@ fn load_cmdline<M: Machine>(
         return Err(bad("command line is too long for the kernel"));
     }
     machine.ram(CMDLINE)?.fill(0);
-    let mut hash = hashes.map(KernelHashes::hash);
+    let mut hash = trust.hash();
     if size == 0 {
         // QEMU measures an absent command line as its NUL alone.
-        if let Some(hash) = &mut hash {
-            hash.update(&[0]);
-        }
+        hash.update(&[0]);
     } else {
         let to = Range::new(CMDLINE.start, CMDLINE.start.saturating_add(size));
         fw_cfg.load(machine, Key::CMDLINE_DATA, to, &mut hash)?;
@@ -217,7 +206,7 @@ fn load_cmdline<M: Machine>(
             return Err(bad("command line does not end in NUL"));
         }
     }
-    check(hashes, Artifact::Cmdline, hash)
+    trust.settle(machine, Artifact::Cmdline, hash)
 }
 
 fn load_initrd<M: Machine>(
@@ -225,23 +214,18 @@ fn load_initrd<M: Machine>(
     fw_cfg: &FwCfg,
     free: &mut FreeRam,
     kernel: &Kernel,
-    hashes: Option<&KernelHashes>,
+    trust: &mut Trust,
 ) -> Result<Option<Range>, Stop> {
     let size = u64::from(fw_cfg.read_u32(machine, Key::INITRD_SIZE)?);
-    let mut hash = hashes.map(KernelHashes::hash);
-    let initrd = if size == 0 {
-        None
-    } else {
-        let to = free.take_high(size, kernel.initrd_limit)?;
-        fw_cfg.load(machine, Key::INITRD_DATA, to, &mut hash)?;
-        Some(to)
-    };
-    check(hashes, Artifact::Initrd, hash)?;
-    Ok(initrd)
-}
-
-fn check(hashes: Option<&KernelHashes>, what: Artifact, hash: Option<Sha256>) -> Result<(), Stop> {
-    hashes.map_or(Ok(()), |hashes| hashes.check(what, hash.unwrap_or_else(|| hashes.hash())))
+    if size == 0 {
+        trust.settle_absent(Artifact::Initrd)?;
+        return Ok(None);
+    }
+    let to = free.take_high(size, kernel.initrd_limit)?;
+    let mut hash = trust.hash();
+    fw_cfg.load(machine, Key::INITRD_DATA, to, &mut hash)?;
+    trust.settle(machine, Artifact::Initrd, hash)?;
+    Ok(Some(to))
 }
 
 /// QEMU's q35 leaves it to the firmware to say where PCI configuration space is; cloister's is fixed.

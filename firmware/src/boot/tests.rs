@@ -2,7 +2,13 @@
 
 use super::*;
 use crate::fake::{CMDLINE, E820_KEY, Fake, RAM, bzimage, elf};
-use crate::layout::{BIOS_AREA, BOUNCE, CC_BLOB, GHCB, LOW_RAM_END, PAGE, RAM_ABOVE_4G, SECRETS};
+use crate::layout::{
+    ACPI, AP_TABLES, BIOS_AREA, CC_BLOB, EVENT_LOG, GHCB, KERNEL_HASHES, LOW_RAM_END, MAILBOX, PAGE,
+    RAM_ABOVE_4G, SECRETS,
+};
+use cloister_attestation::measure::acpi::{Kind, TABLES_BYTES, build};
+use cloister_attestation::measure::tdx::{Event, MemoryRange, RtmrInputs};
+use cloister_attestation::tdx::{EventData, EventLog};
 
 fn u32_at(machine: &Fake, at: u64) -> u32 {
     u32::from_le_bytes(machine.get(at, 4).try_into().unwrap())
@@ -65,6 +71,123 @@ fn an_snp_guest_boots_what_was_measured_and_hands_on_the_cc_blob() {
     assert_eq!(u32_at(&machine, BOOT_PARAMS.start + 0x13C), 0, "cc_blob_address is for EFI");
 }
 
+/// What a verifier predicts of a TD from what it was given.
+fn predicted(machine: &Fake, cpus: u16) -> [Option<[u8; 48]>; 4] {
+    let mut tables = vec![0; TABLES_BYTES];
+    let used = build(&mut tables, cpus, Kind::Td).unwrap();
+    let mut ram = vec![MemoryRange { gpa: 0, len: RAM }];
+    if machine.above_4g_end > RAM_ABOVE_4G {
+        ram.push(MemoryRange { gpa: RAM_ABOVE_4G, len: machine.above_4g_end - RAM_ABOVE_4G });
+    }
+    let kernel = [&machine.items[&0x18][..], &machine.items[&0x11]].concat();
+    let initrd = &machine.items[&0x12][..];
+    let cmdline = machine.items[&0x15].strip_suffix(&[0]).unwrap_or_default();
+    let inputs = RtmrInputs {
+        cpus: u32::from(cpus),
+        ram: &ram,
+        acpi: Some(&tables[..used]),
+        kernel: Some(&kernel),
+        initrd: Some(initrd).filter(|initrd| !initrd.is_empty()),
+        cmdline: std::str::from_utf8(cmdline).unwrap(),
+    };
+    inputs.rtmrs()
+}
+
+#[test]
+fn a_td_boots_and_its_rtmrs_are_the_predicted_ones_and_those_of_its_log() {
+    type Variation = (u16, fn(&mut Fake));
+    let variations: [Variation; 5] = [
+        (2, |_| ()),
+        (1, |m| drop(m.items.insert(0x05, vec![1, 0]))),
+        (2, |m| m.set_item(0x0B, 0x12, &[])),
+        (2, |m| m.set_item(0x14, 0x15, &[])),
+        (2, |m| {
+            m.above_4g_end = RAM_ABOVE_4G + RAM;
+            m.set_e820(&[(0, RAM, 1), (RAM_ABOVE_4G, RAM, 1)], 2 * RAM);
+        }),
+    ];
+    for (index, (cpus, vary)) in variations.into_iter().enumerate() {
+        let mut machine = Fake::td();
+        vary(&mut machine);
+        let handoff = boot(&mut machine).unwrap();
+        assert_eq!(handoff, Handoff { entry: 0x100_0200, boot_params: BOOT_PARAMS.start });
+        assert_eq!(u64_at(&machine, BOOT_PARAMS.start + 0x250), 0, "no setup_data");
+        let rtmrs = machine.rtmrs.0.map(|rtmr| rtmr.0);
+        assert_eq!(rtmrs.map(Some), predicted(&machine, cpus), "variation {index}");
+        let log = EventLog::parse(machine.get(EVENT_LOG.start, EVENT_LOG.len() as usize)).unwrap();
+        assert_eq!(log.replay(), rtmrs, "variation {index}");
+    }
+}
+
+#[test]
+fn a_tds_log_has_every_event_in_the_tables_order() {
+    let mut machine = Fake::td();
+    let handoff = boot(&mut machine).unwrap();
+    check_handoff(&machine, handoff);
+    let log = EventLog::parse(machine.get(EVENT_LOG.start, EVENT_LOG.len() as usize)).unwrap();
+    assert_eq!(log.events().len(), Event::ALL.len());
+    for (logged, event) in log.events().iter().zip(Event::ALL) {
+        let rtmr = logged.rtmr.map(|rtmr| rtmr.index());
+        assert_eq!((rtmr, logged.kind), (Some(usize::from(event.rtmr)), event.event_type), "{}", event.name);
+    }
+    let EventData::Described(initrd) = log.events()[6].data else { panic!("its data is not the initrd") };
+    assert_eq!(initrd, Event::INITRD.log_data(&[]));
+}
+
+#[test]
+fn whatever_a_host_changes_changes_a_tds_rtmrs() {
+    let rtmrs = |change: fn(&mut Fake)| {
+        let mut machine = Fake::td();
+        change(&mut machine);
+        boot(&mut machine).unwrap();
+        machine.rtmrs.0
+    };
+    let good = rtmrs(|_| ());
+    let changes: [(usize, fn(&mut Fake)); 7] = [
+        (0, |m| drop(m.items.insert(0x05, vec![3, 0]))),
+        (0, |m| m.set_e820(&[(0, RAM - PAGE, 1)], RAM - PAGE)),
+        (1, |m| m.items.get_mut(&0x11).unwrap()[250_000] ^= 1),
+        (1, |m| m.items.get_mut(&0x18).unwrap()[0x20] ^= 1),
+        (2, |m| m.set_item(0x14, 0x15, b"init=/bin/sh\0")),
+        (2, |m| m.items.get_mut(&0x12).unwrap()[100_000] ^= 1),
+        (2, |m| m.set_item(0x0B, 0x12, &[])),
+    ];
+    for (index, (rtmr, change)) in changes.into_iter().enumerate() {
+        let changed = rtmrs(change);
+        let differing: Vec<_> = (0..4).filter(|&n| changed[n] != good[n]).collect();
+        assert_eq!(differing, [rtmr], "change {index}");
+    }
+}
+
+#[test]
+fn a_td_that_cannot_measure_does_not_start_the_kernel() {
+    for rtmr in 0..3 {
+        let mut machine = Fake::td();
+        machine.lies.stuck_rtmr = Some(rtmr);
+        assert_eq!(reason(&mut machine), TerminationReason::Measurement, "RTMR{rtmr}");
+    }
+}
+
+#[test]
+fn a_td_keeps_its_log_and_its_waiting_processors_out_of_linuxs_ram() {
+    let mut machine = Fake::td();
+    boot(&mut machine).unwrap();
+    let map = linux_map(&machine);
+    let kind = |at: u64| map.iter().find(|(a, l, _)| (*a..a + l).contains(&at)).map(|entry| entry.2);
+    for (at, expected) in [
+        (ACPI.start, 3),
+        (EVENT_LOG.start, 4),
+        (MAILBOX.start, 4),
+        (AP_TABLES.start, 4),
+        (AP_TABLES.end - 1, 4),
+        (AP_TABLES.end, 1),
+        (GHCB.start, 1),
+    ] {
+        assert_eq!(kind(at), Some(expected), "{at:#x}");
+    }
+    assert!(machine.get(MAILBOX.start, PAGE as usize).iter().all(|&byte| byte == 0), "no command yet");
+}
+
 #[test]
 fn linux_may_use_all_ram_but_what_must_outlive_the_firmware() {
     let mut machine = Fake::snp();
@@ -77,7 +200,7 @@ fn linux_may_use_all_ram_but_what_must_outlive_the_firmware() {
         (CPUID.start, Some(2)),
         (CC_BLOB.start, Some(2)),
         (GHCB.start, Some(1)),
-        (crate::layout::ACPI.start, Some(3)),
+        (ACPI.start, Some(3)),
         (0xA_0000, Some(2)),
         (0x10_0000, Some(1)),
         (RAM - 1, Some(1)),

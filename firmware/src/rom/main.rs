@@ -30,7 +30,7 @@ core::arch::global_asm!(
     page_tables_end = const layout::SEC_MEM.end,
     ap_entry = const layout::AP_ENTRY,
     td_gpaw = const layout::TD_GPAW,
-    ap_pml4 = const layout::AP_TABLES.start,
+    ap_tables = const layout::AP_TABLES.start,
     mailbox = const layout::MAILBOX.start,
     cpuid_refused = const TerminationReason::CpuidPage.code(),
     options(att_syntax),

@@ -1,7 +1,7 @@
 //! [`Machine`] on the processor that runs this.
 
 use crate::{cpu, paging, tdcall, vmgexit};
-use cloister_firmware::acpi::{POWER_OFF, SLEEP_CONTROL_PORT};
+use cloister_attestation::abi::{SLEEP_CONTROL_PORT, SLEEP_S5};
 use cloister_firmware::layout::{
     BOUNCE, GHCB, HIGH_RAM_START, LOW_RAM_END, PAGE, PD_1, PD_WINDOW, RAM_BELOW_4G_END, Range, SEC_MEM, STACK,
 };
@@ -72,7 +72,7 @@ impl Platform {
             Guest::Td { .. } => tdcall::terminate(stop),
             Guest::Plain => {
                 for (port, value) in
-                    [(TERMINATION_PORT, termination_code(stop.reason)), (SLEEP_CONTROL_PORT, POWER_OFF)]
+                    [(TERMINATION_PORT, termination_code(stop.reason)), (SLEEP_CONTROL_PORT, SLEEP_S5)]
                 {
                     let _ = self.write_port(port, Width::Byte, u32::from(value));
                 }
@@ -162,6 +162,10 @@ impl Machine for Platform {
             (SIZE_MISMATCH, _) => Validation::SizeMismatch,
             (code, _) => Validation::Failed(code),
         }
+    }
+
+    fn extend_rtmr(&mut self, rtmr: u8, digest: &[u8; 48]) -> Result<(), Stop> {
+        tdcall::extend(rtmr, digest)
     }
 
     fn map(&mut self, gib: u64) -> Result<(), Stop> {

@@ -42,11 +42,25 @@ td_segments:
     xorl    %ebx, %ebx                      # a private page has no bit set
     jmp     page_tables
 
+# Every application processor writes the same page tables to the same place: nobody has to be first, or has to be waited
+# for. They map the first GiB, where Linux wakes them, and this page, all of it private; entries are accessed and dirty
+# already, so that the processor never writes them.
 td_ap32:
+    movl    ${ap_tables} + 0x1023, {ap_tables}
+    movl    ${ap_tables} + 0x2023, {ap_tables} + 0x1000
+    movl    ${ap_tables} + 0x3023, {ap_tables} + 0x1018
+    movl    $0xffe000e3, {ap_tables} + 0x3ff8
+    movl    ${ap_tables} + 0x2000, %edi
+    movl    $0xe3, %eax
+    movl    $512, %ecx
+1:  movl    %eax, (%edi)
+    addl    $0x200000, %eax
+    addl    $8, %edi
+    loop    1b
     movl    %cr4, %eax
     orl     $0x20, %eax                     # PAE; MCE stays set
     movl    %eax, %cr4
-    movl    ${ap_pml4}, %eax
+    movl    ${ap_tables}, %eax
     movl    %eax, %cr3
     movl    %cr0, %eax
     orl     $0x80010000, %eax               # PG, WP
@@ -346,22 +360,6 @@ tdcall_with:
 # The jumps cross sections, so their distances are spelt out.
 .set reset16_offset, reset16 - reset_page
 .set td32_offset, td32 - reset_page
-
-# Page tables of a TD's application processors: the first GiB, where Linux wakes them, and the ROM's 2 MiB. Constants,
-# private, and accessed and dirty already, so that the processor writes nothing here.
-.section .paging, "a"
-    .quad   {ap_pml4} + 0x1000 + 0x23
-    .fill   511, 8, 0
-    .quad   {ap_pml4} + 0x2000 + 0x23, 0, 0
-    .quad   {ap_pml4} + 0x3000 + 0x23
-    .fill   508, 8, 0
-    .set    large_page, 0
-.rept 512
-    .quad   large_page + 0xe3
-    .set    large_page, large_page + 0x200000
-.endr
-    .fill   511, 8, 0
-    .quad   0xffe00000 + 0xe3
 
 .section .vector, "ax"
 .code16

@@ -67,6 +67,22 @@ pub fn accept(gpa: u64, size: PageSize) -> Validation {
     Validation::Failed(0)
 }
 
+/// TDG.MR.RTMR.EXTEND.
+pub fn extend(rtmr: u8, digest: &[u8; 48]) -> Result<(), Stop> {
+    /// The module wants the digest on a boundary of 64 bytes.
+    #[repr(align(64))]
+    struct Aligned([u8; 48]);
+    let digest = Aligned(*digest);
+    for _ in 0..TRIES {
+        // SAFETY: the module reads the digest, which is mapped at its own physical address.
+        let answer = unsafe { call(tdcall::extend(digest.0.as_ptr() as u64, rtmr)) };
+        if let Some(result) = tdcall::extended(&answer) {
+            return result;
+        }
+    }
+    Err(TerminationReason::Measurement.because("an RTMR stays busy"))
+}
+
 /// A port access.
 pub fn port(access: PortAccess) -> Result<u32, Stop> {
     // SAFETY: the host can change the registers of the answer only, and shared memory.

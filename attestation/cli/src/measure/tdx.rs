@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use cloister_attestation::abi::ram_ranges;
 use cloister_attestation::corim::Reference;
+use cloister_attestation::measure::acpi;
 use cloister_attestation::measure::tdx::{
     LaunchPlan, MemoryRange, PageOrder, ReferenceValue, RtmrInputs, Tdvf,
 };
@@ -50,7 +51,7 @@ pub struct Args {
     /// Guest memory, such as 512M or 2G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     memory: u64,
-    /// The ACPI tables that the firmware builds; RTMR0 is not predicted without them
+    /// The ACPI tables of a firmware that builds others than ours
     #[arg(long, value_name = "FILE")]
     acpi: Option<PathBuf>,
     /// In which order the host's KVM adds and measures pages
@@ -69,14 +70,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let tdvf = Tdvf::parse(&firmware).with_context(unusable)?;
     let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;
     let file = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
-    let (acpi, kernel, initrd) = (file(&args.acpi)?, file(&args.kernel)?, file(&args.initrd)?);
+    let (kernel, initrd) = (file(&args.kernel)?, file(&args.initrd)?);
+    let acpi = file(&args.acpi)?.map_or_else(|| acpi_tables(args.cpus), Ok)?;
     let ram = ram_ranges(args.memory).into_iter().filter(|range| !range.is_empty());
     let ram: Vec<_> =
         ram.map(|range| MemoryRange { gpa: range.start, len: range.end - range.start }).collect();
     let inputs = RtmrInputs {
         cpus: args.cpus,
         ram: &ram,
-        acpi: acpi.as_deref(),
+        acpi: Some(&acpi),
         kernel: kernel.as_deref(),
         initrd: initrd.as_deref(),
         cmdline: &args.cmdline,
@@ -84,6 +86,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let order = args.page_order.into();
     corim::write(&args.corim, &Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs()))?;
     output::print(&ReferenceValue::new(&tdvf, &plan, order, &inputs), args.json)
+}
+
+/// The tables that our firmware builds.
+fn acpi_tables(cpus: u32) -> anyhow::Result<Vec<u8>> {
+    let count = u16::try_from(cpus).ok().filter(|&cpus| cpus <= acpi::CPUS_MAX);
+    let count = count
+        .with_context(|| format!("the firmware starts no guest with more than {} CPUs", acpi::CPUS_MAX))?;
+    let mut tables = vec![0; acpi::TABLES_BYTES];
+    let used = acpi::build(&mut tables, count, acpi::Kind::Td)?;
+    tables.truncate(used);
+    Ok(tables)
 }
 
 /// A number of bytes, with a suffix K, M, G or T for powers of 1024.

@@ -12,6 +12,7 @@
 //! the TCG PC Client Platform Firmware Profile. The separators end what the firmware itself says, so that nobody later
 //! can add to it unseen.
 
+#[cfg(feature = "alloc")]
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -115,16 +116,27 @@ impl Event {
         (self.rtmr as u32).saturating_add(1)
     }
 
-    /// The log's event data for `measured`.
-    pub fn log_data(&self, measured: &[u8]) -> Vec<u8> {
+    /// Writes the log's event data for `measured`, piece by piece.
+    pub fn write_log_data<E>(
+        &self,
+        measured: &[u8],
+        mut write: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         match self.data {
-            EventData::Measured => measured.to_vec(),
+            EventData::Measured => write(measured),
             EventData::Tagged(id) => {
                 let name = self.name.as_bytes();
-                let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
-                [&id.to_le_bytes()[..], &len.to_le_bytes(), name].concat()
+                write(&id.to_le_bytes())?;
+                write(&u32::try_from(name.len()).unwrap_or(u32::MAX).to_le_bytes())?;
+                write(name)
             }
         }
+    }
+
+    /// The log's event data for `measured`.
+    #[cfg(feature = "alloc")]
+    pub fn log_data(&self, measured: &[u8]) -> Vec<u8> {
+        collect(|write| self.write_log_data(measured, write))
     }
 }
 
@@ -137,16 +149,41 @@ pub struct MemoryRange {
     pub len: u64,
 }
 
-/// The canonical bytes of what the host told the firmware about the machine: the number of processors (u32), the number
-/// of RAM ranges (u32), and each range's address and length (u64 each), all little-endian, in ascending order.
-pub fn platform_description(cpus: u32, ram: &[MemoryRange]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend_from_slice(&cpus.to_le_bytes());
-    bytes.extend_from_slice(&u32::try_from(ram.len()).unwrap_or(u32::MAX).to_le_bytes());
+/// Writes, piece by piece, the canonical bytes of what the host told the firmware about the machine: the number of
+/// processors (u32), the number of RAM ranges (u32), and each range's address and length (u64 each), all little-endian,
+/// in ascending order.
+pub fn write_platform_description<E>(
+    cpus: u32,
+    ram: &[MemoryRange],
+    mut write: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    write(&cpus.to_le_bytes())?;
+    write(&u32::try_from(ram.len()).unwrap_or(u32::MAX).to_le_bytes())?;
     for range in ram {
-        bytes.extend_from_slice(&range.gpa.to_le_bytes());
-        bytes.extend_from_slice(&range.len.to_le_bytes());
+        write(&range.gpa.to_le_bytes())?;
+        write(&range.len.to_le_bytes())?;
     }
+    Ok(())
+}
+
+/// The bytes of [`write_platform_description`].
+#[cfg(feature = "alloc")]
+pub fn platform_description(cpus: u32, ram: &[MemoryRange]) -> Vec<u8> {
+    collect(|write| write_platform_description(cpus, ram, write))
+}
+
+/// What is written piece by piece, in one.
+#[cfg(feature = "alloc")]
+fn collect(
+    fill: impl FnOnce(
+        &mut dyn FnMut(&[u8]) -> Result<(), core::convert::Infallible>,
+    ) -> Result<(), core::convert::Infallible>,
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let Ok(()) = fill(&mut |piece| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    });
     bytes
 }
 

@@ -6,19 +6,27 @@
 //! verifier that predicts them. Nothing here reads files or needs `std`.
 
 pub mod events;
+#[cfg(feature = "alloc")]
 mod mrtd;
+#[cfg(feature = "alloc")]
 mod plan;
 #[cfg(feature = "std")]
 mod reference;
+#[cfg(feature = "alloc")]
 mod tdvf;
 #[cfg(feature = "std")]
 mod transcript;
 
-pub use events::{Event, MemoryRange, Rtmrs, platform_description};
+#[cfg(feature = "alloc")]
+pub use events::platform_description;
+pub use events::{Event, MemoryRange, Rtmrs};
+#[cfg(feature = "alloc")]
 pub use mrtd::{CHUNK_BYTES, Mrtd, MrtdBuilder, PageOrder};
+#[cfg(feature = "alloc")]
 pub use plan::{LaunchPlan, MeasuredRange, PageCommand, PlanError};
 #[cfg(feature = "std")]
 pub use reference::{ReferenceInputs, ReferenceValue, RtmrInputs};
+#[cfg(feature = "alloc")]
 pub use tdvf::{Section, SectionKind, Tdvf, TdvfError};
 #[cfg(feature = "std")]
 pub use transcript::{LaunchTranscript, TranscriptRange};

@@ -1,9 +1,7 @@
 //! The DSDT: a PCI root, COM1 and how to power off, assembled by hand (ACPI 6.4, chapter 20).
 
-use super::S5;
 use super::tables::Header;
-use crate::bytes;
-use crate::layout::PCI_WINDOW;
+use super::{PCI_WINDOW, S5, put};
 
 /// An AML encoder over a fixed buffer; it stops for good at the first byte that does not fit.
 struct Aml<'a> {
@@ -36,7 +34,7 @@ impl Aml<'_> {
         fill(self)?;
         let length = u16::try_from(self.at.checked_sub(start)?).ok().filter(|&length| length < 0x1000)?;
         let encoded = [0x40 | (length & 0xF) as u8, length.wrapping_shr(4) as u8];
-        bytes::write(self.buffer, start, &encoded)
+        put(self.buffer, start, &encoded)
     }
 
     fn scope(&mut self, name: &[u8], fill: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
@@ -117,10 +115,12 @@ const BUS_0: [u8; 16] = [0x88, 13, 0, 2, 0x0C, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 /// Dword address space descriptor for memory, writable, not cacheable (6.4.3.5.2).
 fn memory_window() -> Option<[u8; 26]> {
     let mut bytes = [0; 26];
-    bytes::write(&mut bytes, 0, &[0x87_u8, 23, 0, 0, 0x0C, 1])?;
+    put(&mut bytes, 0, &[0x87_u8, 23, 0, 0, 0x0C, 1])?;
     let last = PCI_WINDOW.end.checked_sub(1)?;
-    for (at, value) in [(10, PCI_WINDOW.start), (14, last), (22, PCI_WINDOW.len())] {
-        bytes::write(&mut bytes, at, &u32::try_from(value).ok()?.to_le_bytes())?;
+    for (at, value) in
+        [(10, PCI_WINDOW.start), (14, last), (22, PCI_WINDOW.end.checked_sub(PCI_WINDOW.start)?)]
+    {
+        put(&mut bytes, at, &u32::try_from(value).ok()?.to_le_bytes())?;
     }
     Some(bytes)
 }

@@ -3,8 +3,8 @@
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, port};
-use crate::layout::{ECAM, IOAPIC, LAPIC};
+use super::{ECAM, EVENT_LOG, IOAPIC, LAPIC, MAILBOX, port};
+use crate::abi::{RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT};
 
 const OEM: [u8; 6] = *b"CLOIST";
 const OEM_TABLE: [u8; 8] = *b"CLOISTER";
@@ -227,6 +227,57 @@ impl IoApic {
             reserved: 0,
             address: U32::new(IOAPIC as u32),
             gsi_base: U32::new(0),
+        }
+    }
+}
+
+/// Multiprocessor wakeup (ACPI 6.4, 5.2.12.19): where a TD's application processors wait.
+#[derive(IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct MultiprocessorWakeup {
+    kind: u8,
+    length: u8,
+    mailbox_version: U16,
+    reserved: U32,
+    mailbox: U64,
+}
+const _: () = assert!(size_of::<MultiprocessorWakeup>() == 16);
+
+impl MultiprocessorWakeup {
+    /// The firmware's mailbox.
+    pub fn new() -> Self {
+        Self {
+            kind: 16,
+            length: size_of::<Self>() as u8,
+            mailbox_version: U16::new(0),
+            reserved: U32::new(0),
+            mailbox: U64::new(MAILBOX.start),
+        }
+    }
+}
+
+/// What follows the CCEL's header (ACPI 6.5, 5.2.34): where the event log of a confidential guest is.
+#[derive(IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Ccel {
+    kind: u8,
+    subtype: u8,
+    reserved: U16,
+    length: U64,
+    address: U64,
+}
+const _: () = assert!(size_of::<Ccel>() == 20);
+
+impl Ccel {
+    /// A TD's.
+    pub fn new() -> Self {
+        const TDX: u8 = 2;
+        Self {
+            kind: TDX,
+            subtype: 0,
+            reserved: U16::new(0),
+            length: U64::new(EVENT_LOG.end.saturating_sub(EVENT_LOG.start)),
+            address: U64::new(EVENT_LOG.start),
         }
     }
 }

@@ -1,36 +1,64 @@
-//! ACPI tables of the firmware's own making: no table, and no AML, comes from the host.
+//! The ACPI tables that the firmware builds: no table, and no AML, comes from the host.
 //!
-//! The machine is hardware-reduced (ACPI 6.4, 3.11.1): no PIC, no PIT, no PM timer, no SCI. Power-off and reset are
-//! plain ports, which the FADT names; interrupts are MSI, but for COM1.
+//! They are here because a TD measures them into RTMR0: a verifier builds the same bytes to predict it. The machine is
+//! hardware-reduced (ACPI 6.4, 3.11.1): no PIC, no PIT, no PM timer, no SCI. Power-off and reset are plain ports, which
+//! the FADT names; interrupts are MSI, but for COM1.
 
 mod aml;
 mod tables;
 
-use crate::bytes;
-use crate::layout::{ACPI, Range};
-use crate::machine::Machine;
-use crate::termination::{Stop, TerminationReason};
+use core::ops::Range;
 
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::abi::SLEEP_S5;
 use aml::dsdt;
-use tables::{Fadt, Gas, Header, IoApic, Mcfg, McfgEntry, Rsdp, X2Apic, checksum};
+use tables::{
+    Ccel, Fadt, Gas, Header, IoApic, Mcfg, McfgEntry, MultiprocessorWakeup, Rsdp, X2Apic, checksum,
+};
+
+/// Where the tables are, RSDP first.
+pub const TABLES: Range<u64> = 0x4_8000..0x5_8000;
+/// A TD's event log: 64 KiB, which is the least that an operating system may expect.
+pub const EVENT_LOG: Range<u64> = 0x5_8000..0x6_8000;
+/// The mailbox in which Linux wakes a TD's application processors.
+pub const MAILBOX: Range<u64> = 0x6_8000..0x6_9000;
+/// 32-bit PCI window.
+pub const PCI_WINDOW: Range<u64> = 0xC000_0000..0xE000_0000;
+/// PCI configuration space of bus 0.
+pub const ECAM: Range<u64> = 0xE000_0000..0xE010_0000;
+/// I/O APIC.
+pub const IOAPIC: u64 = 0xFEC0_0000;
+/// Local APIC.
+pub const LAPIC: u64 = 0xFEE0_0000;
+/// Bytes of [`TABLES`].
+pub const TABLES_BYTES: usize = (TABLES.end - TABLES.start) as usize;
 
 /// Processors that the tables have room for.
 pub const CPUS_MAX: u16 = 512;
 
-/// Sleep control register; S5 is written as `SLEEP_ENABLE | 5 << 2`.
-pub const SLEEP_CONTROL_PORT: u16 = 0x600;
-/// Sleep status register.
-pub const SLEEP_STATUS_PORT: u16 = 0x601;
-/// Writing [`RESET_VALUE`] here resets the machine.
-pub const RESET_PORT: u16 = 0x602;
-/// See [`RESET_PORT`].
-pub const RESET_VALUE: u8 = 1;
-/// `SLP_TYP` of S5, shifted, and `SLP_EN` (ACPI 6.4, 4.8.3.7).
-pub const POWER_OFF: u8 = S5 << 2 | 1 << 5;
 /// Sleep type of S5.
 const S5: u8 = 5;
+const _: () = assert!(SLEEP_S5 == S5 << 2 | 1 << 5, "SLP_TYP and SLP_EN (ACPI 6.4, 4.8.3.7)");
 
-const FULL: Stop = TerminationReason::OutOfMemory.because("ACPI tables overflow");
+/// Which guest the tables are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Plain, or SEV-SNP.
+    Common,
+    /// A TD: its processors are woken through a mailbox, and it has an event log.
+    Td,
+}
+
+/// The tables are larger than their area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the ACPI tables do not fit into their area")]
+pub struct Overflow;
+
+/// Writes `value` at `offset`; `None` past the end.
+fn put<T: IntoBytes + Immutable>(bytes: &mut [u8], offset: usize, value: &T) -> Option<()> {
+    value.write_to_prefix(bytes.get_mut(offset..)?).ok()
+}
 
 /// Appends tables to their area.
 struct Area<'a> {
@@ -45,65 +73,71 @@ impl Area<'_> {
         signature: [u8; 4],
         revision: u8,
         fill: impl FnOnce(&mut [u8]) -> Option<usize>,
-    ) -> Result<u64, Stop> {
+    ) -> Result<u64, Overflow> {
         let start = self.used.next_multiple_of(16);
-        let table = self.memory.get_mut(start..).ok_or(FULL)?;
-        let length = fill(table).ok_or(FULL)?;
-        let table = table.get_mut(..length).ok_or(FULL)?;
-        let header = Header::new(signature, u32::try_from(length).map_err(|_| FULL)?, revision);
-        bytes::write(table, 0, &header).ok_or(FULL)?;
+        let table = self.memory.get_mut(start..).ok_or(Overflow)?;
+        let length = fill(table).ok_or(Overflow)?;
+        let table = table.get_mut(..length).ok_or(Overflow)?;
+        let header = Header::new(signature, u32::try_from(length).map_err(|_| Overflow)?, revision);
+        put(table, 0, &header).ok_or(Overflow)?;
         let sum = checksum(table);
-        *table.get_mut(Header::CHECKSUM).ok_or(FULL)? = sum;
+        *table.get_mut(Header::CHECKSUM).ok_or(Overflow)? = sum;
         self.used = start.saturating_add(length);
-        Ok(ACPI.start.saturating_add(start as u64))
+        Ok(TABLES.start.saturating_add(start as u64))
     }
 }
 
-/// Writes all tables into their area; the address of the RSDP.
-pub fn install<M: Machine>(machine: &mut M, cpus: u16) -> Result<u64, Stop> {
-    let memory = machine.ram(Range::new(ACPI.start, ACPI.end))?;
-    memory.fill(0);
-    build(memory, cpus)
-}
-
-/// Builds the tables into `memory`, which is what will be at the layout's ACPI range. The RSDP is at its start.
-pub fn build(memory: &mut [u8], cpus: u16) -> Result<u64, Stop> {
+/// Builds the tables into `memory`, which is what will be at [`TABLES`]; how many bytes of it they take. The RSDP is at
+/// its start.
+pub fn build(memory: &mut [u8], cpus: u16, kind: Kind) -> Result<usize, Overflow> {
     let mut area = Area { memory, used: size_of::<Rsdp>() };
     let dsdt = area.table(*b"DSDT", 2, dsdt)?;
     let fadt = area.table(*b"FACP", Fadt::REVISION, |table| {
-        bytes::write(table, size_of::<Header>(), &Fadt::new(dsdt))?;
+        put(table, size_of::<Header>(), &Fadt::new(dsdt))?;
         size_of::<Header>().checked_add(size_of::<Fadt>())
     })?;
-    let madt = area.table(*b"APIC", 5, |table| madt(table, cpus))?;
+    let madt = area.table(*b"APIC", 5, |table| madt(table, cpus, kind))?;
     let mcfg = area.table(*b"MCFG", 1, |table| {
-        bytes::write(table, size_of::<Header>(), &(Mcfg::new()))?;
+        put(table, size_of::<Header>(), &(Mcfg::new()))?;
         let at = size_of::<Header>().checked_add(size_of::<Mcfg>())?;
-        bytes::write(table, at, &McfgEntry::bus_0())?;
+        put(table, at, &McfgEntry::bus_0())?;
         at.checked_add(size_of::<McfgEntry>())
     })?;
+    let ccel = match kind {
+        Kind::Common => None,
+        Kind::Td => Some(area.table(*b"CCEL", 1, |table| {
+            put(table, size_of::<Header>(), &Ccel::new())?;
+            size_of::<Header>().checked_add(size_of::<Ccel>())
+        })?),
+    };
     let xsdt = area.table(*b"XSDT", 1, |table| {
         let mut at = size_of::<Header>();
-        for address in [fadt, madt, mcfg] {
-            bytes::write(table, at, &address.to_le_bytes())?;
+        for address in [fadt, madt, mcfg].into_iter().chain(ccel) {
+            put(table, at, &address.to_le_bytes())?;
             at = at.checked_add(8)?;
         }
         Some(at)
     })?;
-    bytes::write(area.memory, 0, &Rsdp::new(xsdt)).ok_or(FULL)?;
-    Ok(ACPI.start)
+    put(area.memory, 0, &Rsdp::new(xsdt)).ok_or(Overflow)?;
+    Ok(area.used)
 }
 
-/// Multiple APIC description: every processor by x2APIC id, which is its index, and the I/O APIC.
-fn madt(table: &mut [u8], cpus: u16) -> Option<usize> {
+/// Multiple APIC description: every processor by x2APIC id, which is its index, the I/O APIC, and a TD's mailbox.
+fn madt(table: &mut [u8], cpus: u16, kind: Kind) -> Option<usize> {
     let mut at = size_of::<Header>();
-    bytes::write(table, at, &tables::madt_fixed())?;
+    put(table, at, &tables::madt_fixed())?;
     at = at.checked_add(size_of_val(&tables::madt_fixed()))?;
     for id in 0..cpus {
-        bytes::write(table, at, &X2Apic::new(u32::from(id)))?;
+        put(table, at, &X2Apic::new(u32::from(id)))?;
         at = at.checked_add(size_of::<X2Apic>())?;
     }
-    bytes::write(table, at, &IoApic::new())?;
-    at.checked_add(size_of::<IoApic>())
+    put(table, at, &IoApic::new())?;
+    at = at.checked_add(size_of::<IoApic>())?;
+    if kind == Kind::Td {
+        put(table, at, &MultiprocessorWakeup::new())?;
+        at = at.checked_add(size_of::<MultiprocessorWakeup>())?;
+    }
+    Some(at)
 }
 
 /// A register in I/O space, 8 bits wide.
@@ -114,10 +148,12 @@ fn port(address: u16) -> Gas {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::{RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT};
 
-    fn built(cpus: u16) -> Vec<u8> {
-        let mut memory = vec![0; ACPI.len() as usize];
-        assert_eq!(build(&mut memory, cpus), Ok(ACPI.start));
+    fn built(cpus: u16, kind: Kind) -> Vec<u8> {
+        let mut memory = vec![0; TABLES_BYTES];
+        let used = build(&mut memory, cpus, kind).unwrap();
+        assert!(memory[used..].iter().all(|&byte| byte == 0));
         memory
     }
 
@@ -130,7 +166,7 @@ mod tests {
     }
 
     fn table(memory: &[u8], address: u64) -> &[u8] {
-        let start = (address - ACPI.start) as usize;
+        let start = (address - TABLES.start) as usize;
         let table = &memory[start..];
         let table = &table[..u32_at(table, 4) as usize];
         assert_eq!(table.iter().fold(0_u8, |sum, b| sum.wrapping_add(*b)), 0, "checksum");
@@ -151,14 +187,32 @@ mod tests {
 
     #[test]
     fn every_table_is_reachable_from_the_rsdp_and_sums_to_zero() {
-        let memory = built(2);
-        let signatures: Vec<_> = walk(&memory).iter().map(|t| t[..4].to_vec()).collect();
-        assert_eq!(signatures, [b"FACP".to_vec(), b"APIC".to_vec(), b"MCFG".to_vec(), b"DSDT".to_vec()]);
+        for (kind, expected) in [
+            (Kind::Common, &["FACP", "APIC", "MCFG", "DSDT"][..]),
+            (Kind::Td, &["FACP", "APIC", "MCFG", "CCEL", "DSDT"]),
+        ] {
+            let memory = built(2, kind);
+            let signatures: Vec<_> =
+                walk(&memory).iter().map(|t| core::str::from_utf8(&t[..4]).unwrap().to_owned()).collect();
+            assert_eq!(signatures, expected);
+        }
+    }
+
+    #[test]
+    fn a_td_is_told_of_its_mailbox_and_its_log() {
+        let memory = built(2, Kind::Td);
+        let tables = walk(&memory);
+        let madt = tables[1];
+        let wakeup = &madt[madt.len() - 16..];
+        assert_eq!((wakeup[..4].to_vec(), u64_at(wakeup, 8)), (vec![16, 16, 0, 0], MAILBOX.start));
+        let ccel = tables[3];
+        assert_eq!((ccel.len(), ccel[36], ccel[37]), (56, 2, 0));
+        assert_eq!((u64_at(ccel, 40), u64_at(ccel, 48)), (0x1_0000, EVENT_LOG.start));
     }
 
     #[test]
     fn fadt_is_hardware_reduced_with_the_models_ports() {
-        let memory = built(1);
+        let memory = built(1, Kind::Common);
         let fadt = walk(&memory)[0];
         assert_eq!((fadt.len(), fadt[8], fadt[131]), (276, 6, 4));
         let flags = u32_at(fadt, 112);
@@ -173,7 +227,7 @@ mod tests {
     #[test]
     fn madt_lists_each_processor_once_and_one_ioapic() {
         for cpus in [1, 2, 8, CPUS_MAX] {
-            let memory = built(cpus);
+            let memory = built(cpus, Kind::Common);
             let madt = walk(&memory)[1];
             assert_eq!(u32_at(madt, 36), 0xFEE0_0000);
             let mut at = 44;
@@ -196,10 +250,11 @@ mod tests {
 
     #[test]
     fn tables_that_do_not_fit_are_refused() {
-        let mut memory = vec![0; ACPI.len() as usize];
-        assert_eq!(build(&mut memory, u16::MAX).unwrap_err().reason, TerminationReason::OutOfMemory);
-        assert!(build(&mut [0; 64], 1).is_err());
-        assert!(build(&mut [], 1).is_err());
+        let mut memory = vec![0; TABLES_BYTES];
+        assert!(build(&mut memory, CPUS_MAX, Kind::Td).is_ok());
+        assert_eq!(build(&mut memory, u16::MAX, Kind::Td), Err(Overflow));
+        assert_eq!(build(&mut [0; 64], 1, Kind::Common), Err(Overflow));
+        assert_eq!(build(&mut [], 1, Kind::Common), Err(Overflow));
     }
 
     /// ACPICA's own disassembler and compiler read the tables without a complaint.
@@ -210,7 +265,7 @@ mod tests {
             eprintln!("SKIPPED: no iasl (Debian: acpica-tools), so the tables were not read by ACPICA");
             return;
         }
-        let memory = built(2);
+        let memory = built(2, Kind::Td);
         let directory = std::env::temp_dir().join(format!("cloister-acpi-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         for table in walk(&memory) {
