@@ -1,4 +1,4 @@
-//! The demo's kernel, initrd and command line to `init`: plain and SNP on softkvm, beside QEMU's TCG.
+//! The demo's kernel, initrd and command line to `init`: plain, SNP and TDX on softkvm, beside QEMU's TCG.
 //!
 //! Each is run in turn, three rounds, and the fastest counts: what slows a round down is not the program.
 
@@ -30,11 +30,12 @@ pub fn run() -> Result<Vec<Figure>> {
     let qemu = Qemu::obtain()?;
     let parts = Parts::build(&kernel::Options::default())?;
     let console = paths::target().join("bench-console.log");
-    let mut best: [Option<Measured>; 3] = [None, None, None];
+    let mut best: [Option<Measured>; 4] = [None, None, None, None];
     for round in 1..=ROUNDS {
         let _step = progress::step(format!("boot, round {round} of {ROUNDS}"));
         let peer = qemu::with_virtio_console(qemu.command(None), "q35,accel=tcg", &parts, &console);
-        let commands = [cloister(&parts, "none", &console), cloister(&parts, "snp", &console), peer];
+        let [none, snp, tdx] = ["none", "snp", "tdx"].map(|tee| cloister(&parts, tee, &console));
+        let commands = [none, snp, tdx, peer];
         for (slot, command) in best.iter_mut().zip(commands) {
             let measured = match measure(command, &console) {
                 Ok(measured) => measured,
@@ -49,7 +50,9 @@ pub fn run() -> Result<Vec<Figure>> {
             }
         }
     }
-    let [Some(none), Some(snp), Some(peer)] = best else { bail!("no round of one of them was measured") };
+    let [Some(none), Some(snp), Some(tdx), Some(peer)] = best else {
+        bail!("no round of one of them was measured")
+    };
     let time = |figure: &str, seconds: f64| Figure {
         bench: "boot",
         figure: figure.to_owned(),
@@ -71,8 +74,10 @@ pub fn run() -> Result<Vec<Figure>> {
     Ok(vec![
         time("softkvm, --tee none, to init", none.seconds),
         time("softkvm, --tee snp, to init", snp.seconds),
+        time("softkvm, --tee tdx, to init", tdx.seconds),
         memory("softkvm and cloister beyond the guest's memory, none", none.own_mib),
         memory("softkvm and cloister beyond the guest's memory, snp", snp.own_mib),
+        memory("softkvm and cloister beyond the guest's memory, tdx", tdx.own_mib),
     ])
 }
 
