@@ -4,7 +4,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::machine::Width;
+use crate::machine::PortAccess;
 use crate::termination::{REASON_SET, Stop, TerminationReason};
 
 /// The MSR that carries the GHCB's address or, in the MSR protocol, a request and its answer.
@@ -139,69 +139,49 @@ const fn valid_bit(offset: usize) -> (usize, u64) {
 const RAX: (usize, u64) = valid_bit(0x1F8);
 const EXIT: [(usize, u64); 3] = [valid_bit(0x390), valid_bit(0x398), valid_bit(0x3A0)];
 
-/// IOIO, as an NAE event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortAccess {
-    /// Port.
-    pub port: u16,
-    /// Width.
-    pub width: Width,
-    /// The value of an OUT; `None` for an IN.
-    pub out: Option<u32>,
-}
+/// SW_EXITCODE of IOIO.
+const IOIO: u64 = 0x7B;
 
-impl PortAccess {
-    const EXIT_CODE: u64 = 0x7B;
+/// SW_EXITINFO1 (APM volume 2, "IN/OUT intercept information").
+const fn port_exit_info_1(access: PortAccess) -> u64 {
     const IN: u64 = 1 << 0;
     const ADDRESS_64: u64 = 1 << 9;
+    // One bit for each width, from bit 4 upwards.
+    let size = (access.width.bytes() as u64) << 4;
+    let direction = if access.out.is_some() { 0 } else { IN };
+    (access.port as u64) << 16 | size | ADDRESS_64 | direction
+}
 
-    /// SW_EXITINFO1 (APM volume 2, "IN/OUT intercept information").
-    const fn exit_info_1(self) -> u64 {
-        let size = match self.width {
-            Width::Byte => 1 << 4,
-            Width::Word => 1 << 5,
-            Width::Dword => 1 << 6,
-        };
-        let direction = if self.out.is_some() { 0 } else { Self::IN };
-        (self.port as u64) << 16 | size | Self::ADDRESS_64 | direction
-    }
-
-    /// The registers of the request: RAX, exit code, exit information, valid bits. The caller writes them to the block.
-    pub fn request(self) -> Registers {
-        let mut valid = [0; 2];
-        for (word, mask) in [RAX, EXIT[0], EXIT[1], EXIT[2]] {
-            if let Some(slot) = valid.get_mut(word) {
-                *slot |= mask;
-            }
-        }
-        Registers {
-            rax: self.out.map_or(0, u64::from),
-            exit_code: Self::EXIT_CODE,
-            exit_info_1: self.exit_info_1(),
-            exit_info_2: 0,
-            valid,
+/// A port access as an NAE event: RAX, exit code, exit information, valid bits. The caller writes them to the block.
+pub fn port_request(access: PortAccess) -> Registers {
+    let mut valid = [0; 2];
+    for (word, mask) in [RAX, EXIT[0], EXIT[1], EXIT[2]] {
+        if let Some(slot) = valid.get_mut(word) {
+            *slot |= mask;
         }
     }
-
-    /// Judges the answer; the value of an IN.
-    pub fn response(self, answer: &Registers) -> Result<u32, Stop> {
-        // SW_EXITINFO1[31:0]: 0 is success, anything else an error or an exception to raise.
-        if answer.exit_info_1 & 0xFFFF_FFFF != 0 {
-            return Err(broken("host failed a port access"));
-        }
-        if self.out.is_some() {
-            return Ok(0);
-        }
-        if answer.valid.get(RAX.0).is_none_or(|word| word & RAX.1 == 0) {
-            return Err(broken("host answered an IN without a value"));
-        }
-        let mask = match self.width {
-            Width::Byte => 0xFF,
-            Width::Word => 0xFFFF,
-            Width::Dword => 0xFFFF_FFFF,
-        };
-        Ok((answer.rax & mask) as u32)
+    Registers {
+        rax: access.out.map_or(0, u64::from),
+        exit_code: IOIO,
+        exit_info_1: port_exit_info_1(access),
+        exit_info_2: 0,
+        valid,
     }
+}
+
+/// Judges the answer; the value of an IN.
+pub fn port_response(access: PortAccess, answer: &Registers) -> Result<u32, Stop> {
+    // SW_EXITINFO1[31:0]: 0 is success, anything else an error or an exception to raise.
+    if answer.exit_info_1 & 0xFFFF_FFFF != 0 {
+        return Err(broken("host failed a port access"));
+    }
+    if access.out.is_some() {
+        return Ok(0);
+    }
+    if answer.valid.get(RAX.0).is_none_or(|word| word & RAX.1 == 0) {
+        return Err(broken("host answered an IN without a value"));
+    }
+    Ok((answer.rax & access.width.mask()) as u32)
 }
 
 /// The part of the block that a request fills and an answer is read from, once.
@@ -222,6 +202,7 @@ pub struct Registers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Width;
 
     #[test]
     fn requests_are_encoded_as_linux_encodes_them() {
@@ -262,19 +243,19 @@ mod tests {
 
     #[test]
     fn port_accesses_are_encoded_as_the_intercept_would_report_them() {
-        let write = PortAccess { port: 0x3F8, width: Width::Byte, out: Some(0x41) }.request();
+        let write = port_request(PortAccess { port: 0x3F8, width: Width::Byte, out: Some(0x41) });
         assert_eq!((write.exit_code, write.exit_info_1, write.rax), (0x7B, 0x03F8_0210, 0x41));
         assert_eq!(write.valid, [1 << 63, 1 << 50 | 1 << 51 | 1 << 52]);
-        let read = PortAccess { port: 0x514, width: Width::Dword, out: None }.request();
+        let read = port_request(PortAccess { port: 0x514, width: Width::Dword, out: None });
         assert_eq!(read.exit_info_1, 0x0514_0241);
     }
 
     #[test]
     fn an_in_without_a_value_or_with_an_error_is_refused() {
         let access = PortAccess { port: 0x511, width: Width::Byte, out: None };
-        let good = Registers { rax: 0x1234_5678, exit_info_1: 0, ..access.request() };
-        assert_eq!(access.response(&good), Ok(0x78));
-        let refused = |answer: Registers| access.response(&answer).unwrap_err().reason;
+        let good = Registers { rax: 0x1234_5678, exit_info_1: 0, ..port_request(access) };
+        assert_eq!(port_response(access, &good), Ok(0x78));
+        let refused = |answer: Registers| port_response(access, &answer).unwrap_err().reason;
         assert_eq!(refused(Registers { exit_info_1: 1, ..good }), TerminationReason::GhcbProtocol);
         assert_eq!(refused(Registers { valid: [0, 0], ..good }), TerminationReason::GhcbProtocol);
     }

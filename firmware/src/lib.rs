@@ -44,5 +44,5 @@ mod trust;
 mod fake;
 
 pub use boot::{Handoff, boot};
-pub use machine::{Guest, Machine, PageSize, Validation, Width};
+pub use machine::{Guest, Machine, PageSize, PortAccess, Validation, Width};
 pub use termination::{REASON_SET, Stop, TERMINATION_PORT, TerminationReason, termination_code};

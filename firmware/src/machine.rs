@@ -14,6 +14,37 @@ pub enum Width {
     Dword,
 }
 
+impl Width {
+    /// Bytes.
+    pub const fn bytes(self) -> u8 {
+        match self {
+            Self::Byte => 1,
+            Self::Word => 2,
+            Self::Dword => 4,
+        }
+    }
+
+    /// The bits of a register that such an access has.
+    pub const fn mask(self) -> u64 {
+        match self {
+            Self::Byte => 0xFF,
+            Self::Word => 0xFFFF,
+            Self::Dword => 0xFFFF_FFFF,
+        }
+    }
+}
+
+/// A port access, as a confidential guest asks its host for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortAccess {
+    /// Port.
+    pub port: u16,
+    /// Width.
+    pub width: Width,
+    /// The value of an OUT; `None` for an IN.
+    pub out: Option<u32>,
+}
+
 /// What protects this guest from its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guest {

@@ -4,7 +4,7 @@
 //! Pure encoding and decoding; what executes TDCALL is in the ROM. The module's answers are trusted, the host's are not.
 
 use crate::layout::{GIB, LARGE_PAGE, PAGE, Range};
-use crate::machine::{PageSize, Validation, Width};
+use crate::machine::{PageSize, PortAccess, Validation};
 use crate::termination::{REASON_SET, Stop, TerminationReason};
 
 /// General registers of a TDCALL: all but RSP and RBP, in the order in which the ROM's code loads and stores them.
@@ -71,46 +71,23 @@ const fn vmcall(function: u64) -> Registers {
     }
 }
 
-/// A port access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortAccess {
-    /// Port.
-    pub port: u16,
-    /// Width.
-    pub width: Width,
-    /// What to write; `None` reads.
-    pub out: Option<u32>,
+/// What to call with for a port access.
+pub fn port_request(access: PortAccess) -> Registers {
+    Registers {
+        r12: u64::from(access.width.bytes()),
+        r13: u64::from(access.out.is_some()),
+        r14: u64::from(access.port),
+        r15: u64::from(access.out.unwrap_or(0)),
+        ..vmcall(IO)
+    }
 }
 
-impl PortAccess {
-    /// What to call with.
-    pub fn request(&self) -> Registers {
-        let bytes = match self.width {
-            Width::Byte => 1,
-            Width::Word => 2,
-            Width::Dword => 4,
-        };
-        Registers {
-            r12: bytes,
-            r13: u64::from(self.out.is_some()),
-            r14: u64::from(self.port),
-            r15: u64::from(self.out.unwrap_or(0)),
-            ..vmcall(IO)
-        }
+/// What was read, cut to the width: the host's word.
+pub fn port_response(access: PortAccess, answer: &Registers) -> Result<u32, Stop> {
+    if answer.rax != 0 || answer.r10 != 0 {
+        return Err(failed("host refused a port access"));
     }
-
-    /// What was read, cut to the width: the host's word.
-    pub fn response(&self, answer: &Registers) -> Result<u32, Stop> {
-        if answer.rax != 0 || answer.r10 != 0 {
-            return Err(failed("host refused a port access"));
-        }
-        let mask = match self.width {
-            Width::Byte => 0xFF,
-            Width::Word => 0xFFFF,
-            Width::Dword => 0xFFFF_FFFF,
-        };
-        Ok((answer.r11 & mask) as u32)
-    }
+    Ok((answer.r11 & access.width.mask()) as u32)
 }
 
 /// MapGPA of `range`; `shared_bit` is the mask if it is to become shared, 0 if private.
@@ -214,15 +191,16 @@ pub fn fatal(stop: &Stop) -> Registers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Width;
 
     #[test]
     fn port_accesses_are_numbered_as_the_ghci_says() {
         let access = PortAccess { port: 0x3F8, width: Width::Byte, out: Some(0x41) };
-        let Registers { rax, rcx, r10, r11, r12, r13, r14, r15, .. } = access.request();
+        let Registers { rax, rcx, r10, r11, r12, r13, r14, r15, .. } = port_request(access);
         assert_eq!((rax, rcx, r10, r11), (0, 0xFC00, 0, 30));
         assert_eq!((r12, r13, r14, r15), (1, 1, 0x3F8, 0x41));
         let access = PortAccess { port: 0xCFC, width: Width::Dword, out: None };
-        assert_eq!((access.request().r12, access.request().r13), (4, 0));
+        assert_eq!((port_request(access).r12, port_request(access).r13), (4, 0));
     }
 
     #[test]
@@ -230,9 +208,9 @@ mod tests {
         let answer = Registers { r11: u64::MAX, ..Registers::default() };
         for (width, value) in [(Width::Byte, 0xFF), (Width::Word, 0xFFFF), (Width::Dword, 0xFFFF_FFFF)] {
             let access = PortAccess { port: 0, width, out: None };
-            assert_eq!(access.response(&answer), Ok(value));
+            assert_eq!(port_response(access, &answer), Ok(value));
             for bad in [Registers { rax: 1, ..answer }, Registers { r10: 1 << 63, ..answer }] {
-                assert_eq!(access.response(&bad).unwrap_err().reason, TerminationReason::Tdcall);
+                assert_eq!(port_response(access, &bad).unwrap_err().reason, TerminationReason::Tdcall);
             }
         }
     }

@@ -143,7 +143,8 @@ fn whatever_a_host_changes_changes_a_tds_rtmrs() {
         machine.rtmrs.0
     };
     let good = rtmrs(|_| ());
-    let changes: [(usize, fn(&mut Fake)); 7] = [
+    type Change = (usize, fn(&mut Fake));
+    let changes: [Change; 7] = [
         (0, |m| drop(m.items.insert(0x05, vec![3, 0]))),
         (0, |m| m.set_e820(&[(0, RAM - PAGE, 1)], RAM - PAGE)),
         (1, |m| m.items.get_mut(&0x11).unwrap()[250_000] ^= 1),

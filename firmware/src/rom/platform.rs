@@ -6,8 +6,8 @@ use cloister_firmware::layout::{
     BOUNCE, GHCB, HIGH_RAM_START, LOW_RAM_END, PAGE, PD_1, PD_WINDOW, RAM_BELOW_4G_END, Range, SEC_MEM, STACK,
 };
 use cloister_firmware::{
-    Guest, Handoff, Machine, PageSize, Stop, TERMINATION_PORT, TerminationReason, Validation, Width, ghcb,
-    tdcall as td, termination_code,
+    Guest, Handoff, Machine, PageSize, PortAccess, Stop, TERMINATION_PORT, TerminationReason, Validation,
+    Width, termination_code,
 };
 
 /// Memory that [`Machine::ram`] never hands out: it is in use, or shared.
@@ -97,7 +97,7 @@ impl Platform {
     }
 
     /// The GHCB is in use from when it is mapped as shared until the end of the firmware.
-    fn ghcb_port(&self, access: ghcb::PortAccess) -> Result<u32, Stop> {
+    fn ghcb_port(&self, access: PortAccess) -> Result<u32, Stop> {
         if !paging::is_shared(GHCB.start) {
             return Err(TerminationReason::GhcbProtocol.because("no GHCB"));
         }
@@ -113,8 +113,8 @@ impl Machine for Platform {
     fn write_port(&mut self, port: u16, width: Width, value: u32) -> Result<(), Stop> {
         let out = Some(value);
         match self.guest {
-            Guest::Snp { .. } => self.ghcb_port(ghcb::PortAccess { port, width, out }).map(drop),
-            Guest::Td { .. } => tdcall::port(td::PortAccess { port, width, out }).map(drop),
+            Guest::Snp { .. } => self.ghcb_port(PortAccess { port, width, out }).map(drop),
+            Guest::Td { .. } => tdcall::port(PortAccess { port, width, out }).map(drop),
             // SAFETY: the ports are the machine model's; fw_cfg's DMA is pointed at the bounce buffer only.
             Guest::Plain => unsafe {
                 match width {
@@ -129,8 +129,8 @@ impl Machine for Platform {
 
     fn read_port(&mut self, port: u16, width: Width) -> Result<u32, Stop> {
         match self.guest {
-            Guest::Snp { .. } => self.ghcb_port(ghcb::PortAccess { port, width, out: None }),
-            Guest::Td { .. } => tdcall::port(td::PortAccess { port, width, out: None }),
+            Guest::Snp { .. } => self.ghcb_port(PortAccess { port, width, out: None }),
+            Guest::Td { .. } => tdcall::port(PortAccess { port, width, out: None }),
             // SAFETY: as for writing.
             Guest::Plain => Ok(unsafe {
                 match width {

@@ -2,8 +2,8 @@
 
 use crate::paging;
 use cloister_firmware::layout::{BOUNCE, PAGE, Range};
-use cloister_firmware::tdcall::{self, PortAccess, Registers, TRIES};
-use cloister_firmware::{PageSize, Stop, TerminationReason, Validation};
+use cloister_firmware::tdcall::{self, Registers, TRIES};
+use cloister_firmware::{PageSize, PortAccess, Stop, TerminationReason, Validation};
 
 unsafe extern "C" {
     /// Executes TDCALL with these registers, and leaves the answer in them.
@@ -86,8 +86,8 @@ pub fn extend(rtmr: u8, digest: &[u8; 48]) -> Result<(), Stop> {
 /// A port access.
 pub fn port(access: PortAccess) -> Result<u32, Stop> {
     // SAFETY: the host can change the registers of the answer only, and shared memory.
-    let answer = unsafe { call(access.request()) };
-    access.response(&answer)
+    let answer = unsafe { call(tdcall::port_request(access)) };
+    tdcall::port_response(access, &answer)
 }
 
 /// Asks the host to end the TD.

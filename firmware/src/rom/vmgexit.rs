@@ -1,9 +1,9 @@
 //! Calls to the host through the GHCB and its MSR.
 
 use crate::{cpu, paging};
-use cloister_firmware::ghcb::{self, Ghcb, PortAccess, Registers, Request};
+use cloister_firmware::ghcb::{self, Ghcb, Registers, Request};
 use cloister_firmware::layout::{BOUNCE, GHCB, PAGE};
-use cloister_firmware::{Stop, TerminationReason};
+use cloister_firmware::{PortAccess, Stop, TerminationReason};
 
 fn block() -> *mut Ghcb {
     GHCB.start as *mut Ghcb
@@ -67,7 +67,7 @@ fn unshare(page: u64) -> Result<(), Stop> {
 /// A port access as an NAE event. The answer is read once.
 pub fn port(access: PortAccess) -> Result<u32, Stop> {
     let block = block();
-    let send = access.request();
+    let send = ghcb::port_request(access);
     // SAFETY: the block is mapped shared since `start`; every access is a volatile one through a raw pointer, as the
     // host may write at any time.
     let answer = unsafe {
@@ -88,7 +88,7 @@ pub fn port(access: PortAccess) -> Result<u32, Stop> {
             valid: (&raw const (*block).valid).read_volatile(),
         }
     };
-    access.response(&answer)
+    ghcb::port_response(access, &answer)
 }
 
 /// Asks the host to end the guest.
