@@ -7,10 +7,13 @@
 
 pub mod jwe;
 
+use std::collections::BTreeMap;
+
 pub use kbs_types::{
     Attestation, Challenge, CompositeEvidence, Request, Response, RuntimeData, Tee, TeePubKey,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha384};
 
 /// The protocol version that both sides must speak exactly.
@@ -69,11 +72,23 @@ pub struct Problem {
     pub detail: String,
 }
 
+/// A value with the keys of its objects in order, whichever order serde_json's maps keep: that is a feature of it which
+/// any crate of a build may turn on.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let map: BTreeMap<_, _> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            Value::Object(map.into_iter().collect())
+        }
+        Value::Array(items) => items.into_iter().map(sorted).collect(),
+        other => other,
+    }
+}
+
 /// REPORT_DATA for this exchange: SHA-384 of the runtime data's canonical JSON (keys sorted, no white space), padded with
 /// zeros. It binds the broker's nonce and the guest's key to the report.
 pub fn report_data(runtime: &RuntimeData) -> Result<[u8; 64], serde_json::Error> {
-    // serde_json's Value keeps its keys sorted.
-    let canonical = serde_json::to_string(&serde_json::to_value(runtime)?)?;
+    let canonical = serde_json::to_string(&sorted(serde_json::to_value(runtime)?))?;
     let mut data = [0u8; 64];
     for (to, from) in data.iter_mut().zip(Sha384::digest(canonical)) {
         *to = from;
