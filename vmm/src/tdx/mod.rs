@@ -75,7 +75,7 @@ impl TdxExits {
 
 /// Registers of ReportFatalError in KVM_SYSTEM_EVENT_TDX_FATAL's data, by their number in instructions.
 const R12: usize = 12;
-/// Where the message is, eight bytes a register, in this order (GHCI, "TDG.VP.VMCALL<ReportFatalError>").
+/// Where the message is, eight bytes a register, in this order (GHCI, `TDG.VP.VMCALL<ReportFatalError>`).
 const MESSAGE: [usize; 8] = [14, 15, 3, 7, 6, 8, 9, 2];
 
 /// How a TD ended that reported a fatal error.

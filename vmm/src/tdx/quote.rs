@@ -1,6 +1,6 @@
 //! GetQuote: the guest asks for its TDREPORT to be signed, and goes on meanwhile.
 //!
-//! The request lies in shared pages (Intel GHCI, "TDG.VP.VMCALL<GetQuote>"; Linux `struct tdx_quote_buf`): a header, then the
+//! The request lies in shared pages (Intel GHCI, `TDG.VP.VMCALL<GetQuote>`; Linux `struct tdx_quote_buf`): a header, then the
 //! TDREPORT, which the quote replaces. Whatever goes wrong is a status for the guest and a line for the operator.
 
 use std::sync::Arc;
