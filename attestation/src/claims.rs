@@ -12,10 +12,28 @@ use serde::Serialize;
 pub enum Claims {
     /// `"tee": "snp"`.
     Snp(Box<crate::snp::Claims>),
+    /// `"tee": "tdx"`.
+    Tdx(Box<crate::tdx::Claims>),
+}
+
+impl Claims {
+    /// The name of the TEE, as the document has it.
+    pub fn tee(&self) -> &'static str {
+        match self {
+            Self::Snp(claims) => claims.tee,
+            Self::Tdx(claims) => claims.tee,
+        }
+    }
 }
 
 impl From<crate::snp::Claims> for Claims {
     fn from(claims: crate::snp::Claims) -> Self {
         Self::Snp(Box::new(claims))
+    }
+}
+
+impl From<crate::tdx::Claims> for Claims {
+    fn from(claims: crate::tdx::Claims) -> Self {
+        Self::Tdx(Box::new(claims))
     }
 }

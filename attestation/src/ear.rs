@@ -145,11 +145,19 @@ impl Tier {
     }
 }
 
+/// What decides which executables run: everything that a policy must pin before they can be called approved.
+const EXECUTABLES: [&str; 4] = ["measurement", "mrtd", "rtmr1", "rtmr2"];
+
+/// Whether the policy left one of `fields` open.
+fn undecided(unchecked: &[&str], fields: &[&str]) -> bool {
+    fields.iter().any(|field| unchecked.contains(field))
+}
+
 /// What was rejected is contraindicated, however little is wrong. What was accepted without anybody deciding what runs, or
 /// whether the evidence is of now, is no affirmation.
 fn status<C>(verdict: &Verdict<C>) -> Tier {
-    let undecided = ["measurement", "report_data"].iter().any(|field| verdict.unchecked.contains(field));
-    match (verdict.is_accepted(), undecided) {
+    let open = undecided(&verdict.unchecked, &EXECUTABLES) || verdict.unchecked.contains(&"report_data");
+    match (verdict.is_accepted(), open) {
         (false, _) => Tier::Contraindicated,
         (true, true) => Tier::Warning,
         (true, false) => Tier::Affirming,
@@ -197,60 +205,139 @@ impl TrustworthinessVector {
 
     /// Whoever made this evidence, nothing that it says is known.
     fn of_forged(reasons: &Reasons) -> Self {
-        let malformed = reasons.iter().all(|reason| reason.code.kind() == Kind::Malformed);
-        let value = if malformed { value::UNEXPECTED_EVIDENCE } else { value::CRYPTO_FAILED };
+        let only = |kinds: &[Kind]| reasons.iter().all(|reason| kinds.contains(&reason.code.kind()));
+        let value = match () {
+            () if only(&[Kind::Malformed]) => value::UNEXPECTED_EVIDENCE,
+            // Nobody forged it, and what it should be judged by is not of this time.
+            () if only(&[Kind::Freshness]) => value::NO_CLAIM,
+            () => value::CRYPTO_FAILED,
+        };
         Self(BTreeMap::from([(Claim::InstanceIdentity, value), (Claim::Hardware, value)]))
     }
 
     fn of_authentic(reasons: &Reasons, unchecked: &[&str]) -> Self {
-        let executables =
-            if unchecked.contains(&"measurement") { value::NO_CLAIM } else { value::APPROVED_BOOT };
-        let mut vector = BTreeMap::from([
+        let open = undecided(unchecked, &EXECUTABLES);
+        let executables = if open { value::NO_CLAIM } else { value::APPROVED_BOOT };
+        let mut vector = Self(BTreeMap::from([
             (Claim::Configuration, value::APPROVED_CONFIGURATION),
             (Claim::Executables, executables),
             (Claim::Hardware, value::GENUINE_HARDWARE),
             (Claim::RuntimeOpaque, value::ENCRYPTED_RUNTIME),
-        ]);
+        ]));
         for reason in reasons {
-            let (claim, value) = effect(reason.code);
-            vector.insert(claim, value);
-            if reason.code == Code::GuestPolicyForbidden {
-                // It may be the bit that lets the host read memory.
-                vector.insert(Claim::RuntimeOpaque, value::NO_CLAIM);
-            }
+            effects(reason.code).iter().for_each(|&(claim, value)| vector.lower(claim, value));
         }
-        Self(vector)
+        vector
+    }
+
+    /// Gives `claim` this value unless it has a worse one.
+    fn lower(&mut self, claim: Claim, value: i8) {
+        let current = self.0.entry(claim).or_insert(value);
+        if severity(value) > severity(*current) {
+            *current = value;
+        }
     }
 }
 
-/// What a policy's reason says about which claim. What is not listed is a matter of configuration.
-fn effect(code: Code) -> (Claim, i8) {
+/// Values by tier (section 2.3.2): affirming ones, those that claim nothing, warnings, contraindications.
+fn severity(value: i8) -> u8 {
+    match value.unsigned_abs() {
+        2..=31 => 0,
+        0..=1 => 1,
+        32..=95 => 2,
+        96.. => 3,
+    }
+}
+
+/// What a reason says about which claims. Every code has its row, so that none becomes a matter of anything by default.
+fn effects(code: Code) -> &'static [(Claim, i8)] {
+    const EXECUTABLES: &[(Claim, i8)] = &[(Claim::Executables, value::UNRECOGNIZED_EXECUTABLES)];
+    const INSTANCE: &[(Claim, i8)] = &[(Claim::InstanceIdentity, value::UNRECOGNIZED_INSTANCE)];
+    const HARDWARE: &[(Claim, i8)] = &[(Claim::Hardware, value::UNSAFE_HARDWARE)];
+    const CONFIGURATION: &[(Claim, i8)] = &[(Claim::Configuration, value::UNSAFE_CONFIGURATION)];
+    /// It may be what lets the host read memory.
+    const NOT_OPAQUE: &[(Claim, i8)] =
+        &[(Claim::Configuration, value::UNSAFE_CONFIGURATION), (Claim::RuntimeOpaque, value::NO_CLAIM)];
+    const UNEXPECTED: &[(Claim, i8)] = &[(Claim::Configuration, value::UNEXPECTED_EVIDENCE)];
+    /// What ran may be right, and what would tell is not there.
+    const UNTOLD: &[(Claim, i8)] = &[(Claim::Executables, value::NO_CLAIM)];
+    const FORGED: &[(Claim, i8)] =
+        &[(Claim::InstanceIdentity, value::CRYPTO_FAILED), (Claim::Hardware, value::CRYPTO_FAILED)];
+    use Code::*;
     match code {
-        Code::Measurement | Code::GuestSvn | Code::FamilyId | Code::ImageId => {
-            (Claim::Executables, value::UNRECOGNIZED_EXECUTABLES)
-        }
-        Code::IdKeyDigest
-        | Code::AuthorKeyDigest
-        | Code::ReportId
-        | Code::ReportIdMa
-        | Code::ReportData
-        | Code::ChipId
-        | Code::ChipIdMasked => (Claim::InstanceIdentity, value::UNRECOGNIZED_INSTANCE),
-        Code::TcbTooLow
-        | Code::TcbOrder
-        | Code::TcbNoMinimum
-        | Code::FirmwareProvisional
-        | Code::FirmwareVersion
-        | Code::Mitigation
-        | Code::PlatformInfoForbidden
-        | Code::PlatformInfoRequired
-        | Code::Product
-        | Code::SigningKey
-        | Code::CspId
-        | Code::CrlMissing
-        | Code::CrlExpired
-        | Code::CrlNotYetValid => (Claim::Hardware, value::UNSAFE_HARDWARE),
-        _ => (Claim::Configuration, value::UNSAFE_CONFIGURATION),
+        Measurement | GuestSvn | FamilyId | ImageId | Mrtd | Rtmr => EXECUTABLES,
+        EventLogMissing => UNTOLD,
+        IdKeyDigest | AuthorKeyDigest | ReportId | ReportIdMa | ReportData | ChipId | ChipIdMasked
+        | Mrowner | PlatformInstanceId => INSTANCE,
+        TcbTooLow
+        | TcbOrder
+        | TcbNoMinimum
+        | FirmwareProvisional
+        | FirmwareVersion
+        | Mitigation
+        | PlatformInfoForbidden
+        | PlatformInfoRequired
+        | Product
+        | SigningKey
+        | CspId
+        | CrlMissing
+        | CrlExpired
+        | CrlNotYetValid
+        | Mrseam
+        | TcbStatus
+        | TcbAdvisory
+        | TcbEvaluationNumber
+        | TeeTcbSvn
+        | Fmspc
+        | PlatformConfiguration => HARDWARE,
+        HostData | ReportVersion | Vmpl | GuestPolicyRequired | GuestPolicyAbi | Mrconfigid
+        | Mrownerconfig | Xfam | TdAttributesRequired => CONFIGURATION,
+        GuestPolicyForbidden | TdAttributesForbidden | Mrservicetd => NOT_OPAQUE,
+        QuotePadding => UNEXPECTED,
+        // Evidence with these is not authentic; a verdict that has claims all the same is not to be believed.
+        QuoteMalformed
+        | CollateralMalformed
+        | PckExtensionMalformed
+        | EventLogMalformed
+        | ReportMalformed
+        | SignatureMalformed
+        | CertificateTableMalformed
+        | CertificateMalformed
+        | CrlMalformed
+        | VekExtensionMalformed
+        | ReportUnsigned
+        | SigningKeyUnknown
+        | ProductUnknown
+        | ProductMismatch
+        | VekMissing
+        | IntermediateMissing
+        | RootUntrusted
+        | CertificateProfile
+        | CertificateSignature
+        | TcbMismatch
+        | ChipIdMismatch
+        | ReportSignature
+        | CrlSignature
+        | CertificateRevoked
+        | CollateralSigner
+        | TcbInfoSignature
+        | QeIdentitySignature
+        | QeVendor
+        | FmspcMismatch
+        | PceidMismatch
+        | QeReportSignature
+        | AttestationKey
+        | QeIdentity
+        | QuoteSignature
+        | TdxModule
+        | TcbLevel
+        | TcbRevoked
+        | EventLogInconsistent
+        | EventLogReplay
+        | CollateralNotYetValid
+        | CollateralExpired
+        | CertificateNotYetValid
+        | CertificateExpired => FORGED,
     }
 }
 
@@ -334,12 +421,75 @@ mod tests {
                 "contraindicated",
                 json!({"hardware": 1, "instance-identity": 1}),
             ),
+            (
+                &[Code::CollateralExpired, Code::CertificateExpired],
+                false,
+                &[],
+                "contraindicated",
+                json!({"hardware": 0, "instance-identity": 0}),
+            ),
+            (
+                &[Code::CollateralExpired, Code::QuoteSignature],
+                false,
+                &[],
+                "contraindicated",
+                json!({"hardware": 99, "instance-identity": 99}),
+            ),
+            (
+                &[],
+                true,
+                &["rtmr2"],
+                "warning",
+                json!({"configuration": 2, "executables": 0, "hardware": 2, "runtime-opaque": 2}),
+            ),
+            (
+                &[Code::Rtmr, Code::TcbStatus, Code::EventLogMissing],
+                true,
+                &[],
+                "contraindicated",
+                json!({"configuration": 2, "executables": 33, "hardware": 32, "runtime-opaque": 2}),
+            ),
+            (
+                &[Code::QuotePadding, Code::EventLogMissing],
+                true,
+                &[],
+                "contraindicated",
+                json!({"configuration": 1, "executables": 0, "hardware": 2, "runtime-opaque": 2}),
+            ),
+            (
+                &[Code::TdAttributesForbidden, Code::PlatformInstanceId],
+                true,
+                &[],
+                "contraindicated",
+                json!({"configuration": 32, "executables": 3, "hardware": 2, "instance-identity": 97, "runtime-opaque": 0}),
+            ),
         ] {
             let token = ear_claims(&verdict(codes, authentic, unchecked), &context()).unwrap();
             let appraisal = &token["submods"]["cpu0"];
             assert_eq!(appraisal["ear_status"], status, "{codes:?}");
             assert_eq!(appraisal["ear_trustworthiness_vector"], expected, "{codes:?}");
             assert_eq!(appraisal["ear_attester_claims"].is_object(), authentic, "{codes:?}");
+        }
+    }
+
+    #[test]
+    fn every_reason_of_a_policy_takes_something_away_and_no_other_leaves_anything() {
+        for &code in Code::ALL {
+            let effects = effects(code);
+            assert!(effects.iter().all(|(_, value)| severity(*value) > 0) && !effects.is_empty(), "{code}");
+            let forged = effects.iter().any(|(_, value)| *value == value::CRYPTO_FAILED);
+            assert_eq!(
+                forged,
+                matches!(code.kind(), Kind::Malformed | Kind::Authenticity)
+                    || matches!(
+                        code,
+                        Code::CollateralNotYetValid
+                            | Code::CollateralExpired
+                            | Code::CertificateNotYetValid
+                            | Code::CertificateExpired
+                    ),
+                "{code}"
+            );
         }
     }
 

@@ -55,11 +55,6 @@ pub const AWS_LC: Backend = {
     }
 };
 
-/// Whether `signature_rs` (r, then s) is a signature of `message` by the key on P-256 at `public_key_sec1`.
-pub(crate) fn p256(public_key_sec1: &[u8], message: &[u8], signature_rs: &[u8; 64]) -> bool {
-    (Backend::default().p256)(public_key_sec1, message, signature_rs)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,9 +9,6 @@ use tdx_pki::cases::{ALL, Case, TDX_1_5, TDX_1_5_EX, VERSION_5};
 use tdx_pki::quote::{TEE_TCB_SVN, usual_events};
 use tdx_pki::*;
 
-/// Version and body type of every kind of quote.
-const KINDS: [(u16, u16); 4] = [(4, 2), (5, 2), (5, 3), (5, 4)];
-
 #[test]
 fn right_evidence_is_accepted_with_its_claims() {
     for ((version, body), report_type) in KINDS.into_iter().zip(["1.0", "1.0", "1.5", "1.5ex"]) {

@@ -236,9 +236,15 @@ fn results_and_reference_values_are_written_for_other_tools() {
     assert_eq!(run(&[&measure[..], &["--sign-key", &key]].concat()).0, 0);
     assert_eq!(std::fs::read(&corim).unwrap()[0], 0xd2, "CBOR tag 18");
     assert_eq!(run(&["measure", "sev", "--firmware", &rom, "--corim", &corim]).0, 2);
-    for document in ["policy", "claims"] {
-        let (code, schema) = run(&["schema", document]);
-        assert!(code == 0 && schema["$schema"].is_string(), "{document}");
+    for (document, has) in [
+        (&["policy"][..], "measurement"),
+        (&["policy", "--tee", "snp"], "guest_policy"),
+        (&["policy", "--tee", "tdx"], "td_attributes"),
+        (&["claims"], "TdxClaims"),
+    ] {
+        let (code, schema) = run(&[&["schema"], document].concat());
+        assert!(code == 0 && schema["$schema"].is_string(), "{document:?}");
+        assert!(schema.to_string().contains(&format!("{has:?}:")), "{document:?}");
     }
     assert_eq!(run(&["schema", "verdict"]).0, 2);
 }

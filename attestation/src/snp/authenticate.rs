@@ -150,7 +150,7 @@ pub fn authenticate(
     authenticate_with(&Backend::default(), evidence, roots, collateral, time)
 }
 
-/// As [`authenticate`], with a backend of the caller's choice for the report's signature.
+/// As [`authenticate`], with a backend of the caller's choice for ECDSA.
 pub fn authenticate_with(
     backend: &Backend,
     evidence: &Evidence<'_>,
@@ -169,8 +169,16 @@ pub fn authenticate_with(
         let product = check_product(&report, &vek, &mut reasons);
         check_binding(&report, &vek, &mut reasons);
         check_signature(&report, &vek, backend, &mut reasons);
-        let inputs =
-            ChainInputs { vek: certificate, kind, product, others: &supplied, roots, crls: &crls, time };
+        let inputs = ChainInputs {
+            vek: certificate,
+            kind,
+            product,
+            others: &supplied,
+            roots,
+            crls: &crls,
+            time,
+            backend,
+        };
         let chain = chain::check(&inputs, &mut reasons)?;
         let signer = VerifiedVek(Arc::new(Chain {
             vek_certificate: certificate.clone(),

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::policy::VekKind;
 use super::roots::{TrustRoots, root_product};
 use super::tcb::Product;
+use crate::signature::Backend;
 use crate::verdict::{Code, Reasons};
 use crate::x509::{Certificate, Crl, UnixTime};
 
@@ -68,6 +69,7 @@ pub(super) struct ChainInputs<'a> {
     pub crls: &'a [Crl],
     /// Now.
     pub time: UnixTime,
+    pub backend: &'a Backend,
 }
 
 /// A chain that ends in a trusted root, if no reason was noted beside it.
@@ -151,10 +153,11 @@ fn check_supplied_roots(inputs: &ChainInputs<'_>, reasons: &mut Reasons) {
 fn issuer_of<'a>(
     subject: &Certificate,
     candidates: Vec<&'a Certificate>,
+    backend: &Backend,
 ) -> Result<&'a Certificate, Missing> {
     let mut first_error = None;
     for candidate in candidates {
-        match subject.verify_signed_by(candidate) {
+        match subject.verify_signed_by(candidate, backend) {
             Ok(()) => return Ok(candidate),
             Err(error) => first_error = first_error.or(Some(error)),
         }
@@ -171,7 +174,7 @@ fn find_intermediate<'a>(inputs: &ChainInputs<'a>, reasons: &mut Reasons) -> Opt
     let name = intermediate_name(inputs.kind, inputs.product);
     let all = inputs.others.iter().chain(inputs.roots.intermediates());
     let fits = |c: &&Certificate| c.common_name() == name && inputs.vek.names_issuer(c);
-    match issuer_of(inputs.vek, all.filter(fits).collect()) {
+    match issuer_of(inputs.vek, all.filter(fits).collect(), inputs.backend) {
         Ok(intermediate) => return Some(intermediate),
         Err(Missing::NoCandidate) => {
             let message =
@@ -192,7 +195,7 @@ fn find_root<'a>(
 ) -> Option<&'a Certificate> {
     let fits =
         |root: &&Certificate| root_product(root) == Some(inputs.product) && intermediate.names_issuer(root);
-    match issuer_of(intermediate, inputs.roots.roots().iter().filter(fits).collect()) {
+    match issuer_of(intermediate, inputs.roots.roots().iter().filter(fits).collect(), inputs.backend) {
         Ok(root) => return Some(root),
         Err(Missing::NoCandidate) => {
             let any = inputs.roots.roots().iter().any(|root| root_product(root) == Some(inputs.product));
@@ -218,7 +221,7 @@ fn check_revocation(
 ) -> Revocation {
     let mut best = Revocation::NotChecked;
     for crl in inputs.crls.iter().filter(|crl| crl.issuer() == root.subject()) {
-        if let Err(error) = crl.verify_signed_by(root) {
+        if let Err(error) = crl.verify_signed_by(root, inputs.backend) {
             reasons.push(Code::CrlSignature, format!("the CRL of {}: {error}", root.common_name()));
             continue;
         }

@@ -18,9 +18,11 @@ pub type Bits = BTreeMap<&'static str, bool>;
 /// The claims. Byte strings are lower-case hexadecimal.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", schemars(rename = "SnpClaims"))]
 #[allow(missing_docs)]
 pub struct Claims {
     /// `snp`.
+    #[cfg_attr(feature = "schema", schemars(extend("const" = "snp")))]
     pub tee: &'static str,
     pub product: Product,
     pub report_version: u32,

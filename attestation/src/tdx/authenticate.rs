@@ -17,6 +17,7 @@ use super::pck::{Pck, PckError};
 use super::policy::Padding;
 use super::quote::{EnclaveReport, Quote, TdReport};
 use super::tcb::{self, TcbStatus, TcbVerdict};
+use crate::signature::Backend;
 use crate::verdict::{Code, Reasons};
 use crate::x509::{Certificate, UnixTime};
 
@@ -150,7 +151,7 @@ fn authenticate_with(
     let authentic = quote.and_then(|quote| {
         let report = quote.report();
         let event_log = event_log(evidence, report, &mut reasons);
-        check_quote(&quote, &mut reasons);
+        check_quote(&quote, &collateral.backend, &mut reasons);
         let platform = match known.filter(|known| known.vouches_for(&quote, collateral)) {
             Some(known) => Some(known.clone()),
             None => {
@@ -192,12 +193,12 @@ fn authenticate_with(
 }
 
 /// What can be said of a quote without a certificate: vendor, and what the attestation key signed.
-fn check_quote(quote: &Quote<'_>, reasons: &mut Reasons) {
+fn check_quote(quote: &Quote<'_>, backend: &Backend, reasons: &mut Reasons) {
     if *quote.qe_vendor_id() != Quote::INTEL_QE_VENDOR_ID {
         reasons.push(Code::QeVendor, "the quoting enclave is not of Intel's vendor ID");
     }
     let point: Vec<u8> = core::iter::once(4).chain(quote.attestation_key().iter().copied()).collect();
-    if !crate::signature::p256(&point, quote.signed_bytes(), quote.signature()) {
+    if !(backend.p256)(&point, quote.signed_bytes(), quote.signature()) {
         reasons.push(Code::QuoteSignature, "the quote's signature is not by its attestation key");
     }
 }
@@ -248,7 +249,7 @@ fn platform(
         }
     };
     if let Some(pck) = &pck
-        && !pck.signed(quote.qe_report().as_bytes(), quote.qe_report_signature())
+        && !pck.signed(quote.qe_report().as_bytes(), quote.qe_report_signature(), &collateral.backend)
     {
         reasons.push(Code::QeReportSignature, "the quoting enclave's report was not signed by this PCK");
     }
@@ -279,7 +280,7 @@ fn issuer(
         reasons.push(Code::IntermediateMissing, message);
         return None;
     };
-    if let Err(error) = certificate.verify_signed_by(ca) {
+    if let Err(error) = certificate.verify_signed_by(ca, &collateral.backend) {
         reasons.push(Code::CertificateSignature, format!("{name}: {error}"));
     }
     // The collateral's own has been judged with the collateral.
@@ -298,10 +299,10 @@ fn other_issuer(
     reasons: &mut Reasons,
 ) -> Option<PckCa> {
     let root = collateral.root.as_ref()?;
-    chain::root_of("PCK chain", ca, core::slice::from_ref(root), reasons)?;
+    chain::root_of("PCK chain", ca, core::slice::from_ref(root), &collateral.backend, reasons)?;
     Window::of_certificate(ca).check(time, reasons);
     if let Some(crl) = collateral.pck_crl.as_ref().filter(|crl| crl.issuer() == ca.subject()) {
-        chain::check_crl(crl, ca, reasons);
+        chain::check_crl(crl, ca, &collateral.backend, reasons);
     }
     chain::check_pck_ca(ca, collateral.root_crl.as_ref(), reasons)
 }

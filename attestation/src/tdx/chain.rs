@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use serde::Serialize;
 
 use super::roots::TrustRoots;
+use crate::signature::Backend;
 use crate::verdict::{Code, Reasons};
 use crate::x509::{Certificate, Crl, UnixTime, certificates};
 
@@ -14,6 +15,7 @@ use crate::x509::{Certificate, Crl, UnixTime, certificates};
 const MAX_CERTIFICATES: usize = 4;
 
 /// Which of Intel's authorities issued a PCK certificate.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PckCa {
@@ -135,11 +137,12 @@ pub(super) fn root_of(
     role: &str,
     certificate: &Certificate,
     roots: &[Certificate],
+    backend: &Backend,
     reasons: &mut Reasons,
 ) -> Option<Certificate> {
     let mut failure = None;
     for root in roots.iter().filter(|root| certificate.names_issuer(root)) {
-        match certificate.verify_signed_by(root) {
+        match certificate.verify_signed_by(root, backend) {
             Ok(()) => return Some(root.clone()),
             Err(error) => failure = Some(error),
         }
@@ -188,9 +191,9 @@ pub(super) fn check_revoked(certificate: &Certificate, crl: Option<&Crl>, reason
 }
 
 /// Refuses a CRL that its issuer did not sign, or may not.
-pub(super) fn check_crl(crl: &Crl, issuer: &Certificate, reasons: &mut Reasons) -> bool {
+pub(super) fn check_crl(crl: &Crl, issuer: &Certificate, backend: &Backend, reasons: &mut Reasons) -> bool {
     let name = issuer.common_name();
-    if let Err(error) = crl.verify_signed_by(issuer) {
+    if let Err(error) = crl.verify_signed_by(issuer, backend) {
         reasons.push(Code::CrlSignature, format!("the CRL of {name}: {error}"));
         return false;
     }

@@ -17,10 +17,13 @@ use crate::snp::{BitsClaims, Hex, RootClaims};
 use crate::x509::UnixTime;
 
 /// The claims. Byte strings are lower-case hexadecimal.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", schemars(rename = "TdxClaims"))]
 #[allow(missing_docs)]
 pub struct Claims {
     /// `tdx`.
+    #[cfg_attr(feature = "schema", schemars(extend("const" = "tdx")))]
     pub tee: &'static str,
     pub quote_version: u16,
     /// `1.0`, `1.5` or `1.5ex`.
@@ -57,6 +60,7 @@ pub struct Claims {
 }
 
 /// What TDX 1.5ex adds to a report.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct ExtendedClaims {
@@ -91,6 +95,7 @@ impl ExtendedClaims {
 }
 
 /// The platform, as its PCK certificate tells.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct PlatformClaims {
@@ -112,6 +117,7 @@ pub struct PlatformClaims {
 }
 
 /// The quoting enclave.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct QeClaims {
@@ -124,6 +130,7 @@ pub struct QeClaims {
 }
 
 /// What the TCB was judged by.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct CollateralClaims {
@@ -136,6 +143,7 @@ pub struct CollateralClaims {
 }
 
 /// An event log that leads to the RTMRs.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct EventLogClaims {
@@ -145,6 +153,7 @@ pub struct EventLogClaims {
 }
 
 /// One event.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EventClaims {
     /// 0 to 3; absent where nothing was extended.

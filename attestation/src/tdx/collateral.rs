@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::chain::{self, PckCa, Window};
 use super::documents::{CollateralDocument, HexBytes, QeIdentity, TcbInfo};
 use super::roots::TrustRoots;
+use crate::signature::Backend;
 use crate::snp::Hex;
 use crate::verdict::{Code, Reasons};
 use crate::x509::{Certificate, Crl, UnixTime};
@@ -23,6 +24,7 @@ pub struct Collateral {
     pub(super) reasons: Reasons,
     pub(super) windows: Vec<Window>,
     pub(super) roots: TrustRoots,
+    pub(super) backend: Backend,
     /// Only what is authentic, whatever its time.
     pub(super) root: Option<Certificate>,
     pub(super) root_crl: Option<Crl>,
@@ -33,6 +35,7 @@ pub struct Collateral {
 }
 
 /// What is known about revocation.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Crls {
     /// Number of the root's CRL.
@@ -44,10 +47,17 @@ pub struct Crls {
 impl Collateral {
     /// Reads collateral as [`CollateralDocument`] describes it, and checks it against `roots`.
     pub fn new(document: &[u8], roots: &TrustRoots) -> Self {
+        Self::with_backend(&Backend::default(), document, roots)
+    }
+
+    /// As [`Collateral::new`], with a backend of the caller's choice for every signature, those of the quotes that are
+    /// verified over this collateral included.
+    pub fn with_backend(backend: &Backend, document: &[u8], roots: &TrustRoots) -> Self {
         let mut collateral = Self {
             reasons: Reasons::default(),
             windows: Vec::new(),
             roots: roots.clone(),
+            backend: *backend,
             root: None,
             root_crl: None,
             pck_ca: None,
@@ -128,7 +138,7 @@ impl Collateral {
             self.reasons.push(Code::CollateralSigner, message);
             return None;
         }
-        let root = chain::root_of(role, signer, &roots, &mut self.reasons)?;
+        let root = chain::root_of(role, signer, &roots, &self.backend, &mut self.reasons)?;
         if !name.contains("SGX TCB Signing") {
             let message = format!("{role}: {name} is not the key that the root appointed for it");
             self.reasons.push(Code::CollateralSigner, message);
@@ -162,7 +172,7 @@ impl Collateral {
             self.reasons.push(Code::CertificateProfile, message);
             return None;
         };
-        if !crate::signature::p256(point, text.as_bytes(), &signature.0) {
+        if !(self.backend.p256)(point, text.as_bytes(), &signature.0) {
             self.reasons.push(code, format!("the text was not signed by {}", signer.common_name()));
             return None;
         }
@@ -175,7 +185,7 @@ impl Collateral {
         if crl.issuer() != root.subject() {
             let message = format!("the CRL of {} was given instead of {}'s", crl.issuer(), root.subject());
             self.reasons.push(Code::CrlMissing, message);
-        } else if chain::check_crl(&crl, root, &mut self.reasons) {
+        } else if chain::check_crl(&crl, root, &self.backend, &mut self.reasons) {
             chain::check_revoked(root, Some(&crl), &mut self.reasons);
             self.windows.push(Window::of_crl(&crl));
             self.root_crl = Some(crl);
@@ -189,7 +199,7 @@ impl Collateral {
         let Some((ca, crl)) = chain.as_ref().and_then(|chain| chain.first()).zip(crl) else { return };
         let Some(root) = &self.root else { return };
         let roots = core::slice::from_ref(root);
-        if chain::root_of(ROLE, ca, roots, &mut self.reasons).is_none() {
+        if chain::root_of(ROLE, ca, roots, &self.backend, &mut self.reasons).is_none() {
             return;
         }
         let kind = chain::check_pck_ca(ca, self.root_crl.as_ref(), &mut self.reasons);
@@ -198,7 +208,7 @@ impl Collateral {
         if crl.issuer() != ca.subject() {
             let message = format!("the CRL of {} was given instead of {}'s", crl.issuer(), ca.subject());
             self.reasons.push(Code::CrlMissing, message);
-        } else if chain::check_crl(&crl, ca, &mut self.reasons) {
+        } else if chain::check_crl(&crl, ca, &self.backend, &mut self.reasons) {
             self.windows.push(Window::of_crl(&crl));
             self.pck_crl = Some(crl);
         }

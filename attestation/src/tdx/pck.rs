@@ -10,6 +10,7 @@ use der::{Decode, Reader, SliceReader, Tag, Tagged};
 use serde::Serialize;
 
 use super::tcb::PlatformSvns;
+use crate::signature::Backend;
 use crate::snp::Hex;
 use crate::x509::Certificate;
 
@@ -79,6 +80,7 @@ pub enum PckError {
 }
 
 /// Entries of the extension that a platform with several packages has.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct PlatformConfiguration {
     /// Packages may be added to it.
@@ -149,8 +151,8 @@ impl Pck {
     }
 
     /// Whether this key signed `message`.
-    pub fn signed(&self, message: &[u8], signature_rs: &[u8; 64]) -> bool {
-        crate::signature::p256(&self.point, message, signature_rs)
+    pub fn signed(&self, message: &[u8], signature_rs: &[u8; 64], backend: &Backend) -> bool {
+        (backend.p256)(&self.point, message, signature_rs)
     }
 }
 

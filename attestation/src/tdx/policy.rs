@@ -50,6 +50,7 @@ bit_rules! {
 }
 
 /// What may follow a quote.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PaddingRule {
@@ -81,6 +82,7 @@ impl Padding {
 }
 
 /// Whether an event log is needed.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventLogRule {
@@ -92,6 +94,7 @@ pub enum EventLogRule {
 }
 
 /// Rules for what Intel says about the TCB.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TcbRules {
@@ -117,6 +120,7 @@ impl Default for TcbRules {
 }
 
 /// Rules for platforms that were registered as a whole. What a certificate does not say is taken as clear.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PlatformRules {
@@ -136,6 +140,7 @@ impl Default for PlatformRules {
 }
 
 /// The whole policy. A list that is absent allows everything; an empty list allows nothing.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {

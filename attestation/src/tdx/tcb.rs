@@ -14,6 +14,7 @@ use super::quote::{EnclaveReport, TdReport};
 use crate::x509::UnixTime;
 
 /// A status by Intel's name. Only the first seven are in documents; the others follow from two of them.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum TcbStatus {
@@ -125,6 +126,7 @@ impl TcbStatus {
 }
 
 /// A level that something reaches.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Level {
     /// What Intel says about it.
@@ -142,6 +144,7 @@ impl From<&EnclaveLevel> for Level {
 }
 
 /// Everything that Intel says about what a quote came from.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TcbVerdict {
     /// All of it in one status.

@@ -15,6 +15,7 @@ use x509_cert::name::Name;
 
 use super::signed::{self, SignatureError};
 use super::time::UnixTime;
+use crate::signature::Backend;
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
@@ -158,14 +159,19 @@ impl Certificate {
         self.issuer() == issuer.subject()
     }
 
-    /// Checks that `issuer`'s key signed it.
-    pub fn verify_signed_by(&self, issuer: &Self) -> Result<(), SignatureError> {
-        issuer.verify_signature(&self.parsed.signature_algorithm, &self.tbs, &self.parsed.signature)
+    /// Checks that `issuer`'s key signed it. ECDSA is `backend`'s.
+    pub fn verify_signed_by(&self, issuer: &Self, backend: &Backend) -> Result<(), SignatureError> {
+        let Self { parsed, tbs, .. } = self;
+        issuer.verify_signature(&parsed.signature_algorithm, tbs, &parsed.signature, backend)
     }
 
     /// Checks that its own key signed it.
     pub fn verify_self_signed(&self) -> Result<(), SignatureError> {
-        if self.names_issuer(self) { self.verify_signed_by(self) } else { Err(SignatureError::Mismatch) }
+        if self.names_issuer(self) {
+            self.verify_signed_by(self, &Backend::default())
+        } else {
+            Err(SignatureError::Mismatch)
+        }
     }
 
     /// Checks a signature of `message` by this certificate's key.
@@ -174,10 +180,17 @@ impl Certificate {
         algorithm: &spki::AlgorithmIdentifierOwned,
         message: &[u8],
         signature: &der::asn1::BitString,
+        backend: &Backend,
     ) -> Result<(), SignatureError> {
         use der::referenced::OwnedToRef;
         let signature = signature.as_bytes().ok_or(SignatureError::Mismatch)?;
-        signed::verify(self.public_key().owned_to_ref(), algorithm.owned_to_ref(), message, signature)
+        signed::verify(
+            self.public_key().owned_to_ref(),
+            algorithm.owned_to_ref(),
+            message,
+            signature,
+            backend,
+        )
     }
 
     /// Checks that it may have `authorities_below` authorities and then an end entity below it.

@@ -12,6 +12,7 @@ use x509_cert::name::Name;
 use super::certificate::{Certificate, CertificateError, check_extensions, signed_part};
 use super::signed::SignatureError;
 use super::time::UnixTime;
+use crate::signature::Backend;
 
 const CRL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.20");
 /// No vendor's list is longer.
@@ -103,8 +104,9 @@ impl Crl {
         certificate.issuer() == self.issuer() && revoked.any(|serial| serial == certificate.serial())
     }
 
-    /// Checks that `issuer`'s key signed it.
-    pub fn verify_signed_by(&self, issuer: &Certificate) -> Result<(), SignatureError> {
-        issuer.verify_signature(&self.parsed.signature_algorithm, &self.tbs, &self.parsed.signature)
+    /// Checks that `issuer`'s key signed it. ECDSA is `backend`'s.
+    pub fn verify_signed_by(&self, issuer: &Certificate, backend: &Backend) -> Result<(), SignatureError> {
+        let Self { parsed, tbs, .. } = self;
+        issuer.verify_signature(&parsed.signature_algorithm, tbs, &parsed.signature, backend)
     }
 }

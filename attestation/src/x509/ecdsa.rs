@@ -5,6 +5,7 @@ use p256::ecdsa::Signature;
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
 use super::signed::SignatureError;
+use crate::signature::Backend;
 
 pub(super) const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -16,6 +17,7 @@ pub(super) fn verify(
     algorithm: AlgorithmIdentifierRef<'_>,
     message: &[u8],
     signature: &[u8],
+    backend: &Backend,
 ) -> Result<(), SignatureError> {
     // RFC 5758, 3.2: no parameters.
     if algorithm.parameters.is_some() {
@@ -23,7 +25,7 @@ pub(super) fn verify(
     }
     let point = point(&key).ok_or(SignatureError::Key)?;
     let signature = Signature::from_der(signature).map_err(|_| SignatureError::Mismatch)?;
-    match crate::signature::p256(point, message, &signature.to_bytes().into()) {
+    match (backend.p256)(point, message, &signature.to_bytes()) {
         true => Ok(()),
         false => Err(SignatureError::Mismatch),
     }

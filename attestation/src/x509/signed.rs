@@ -3,6 +3,7 @@
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
 use super::{ecdsa, pss};
+use crate::signature::Backend;
 
 /// Why a signature does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,10 +29,11 @@ pub(super) fn verify(
     algorithm: AlgorithmIdentifierRef<'_>,
     message: &[u8],
     signature: &[u8],
+    backend: &Backend,
 ) -> Result<(), SignatureError> {
     match algorithm.oid {
         pss::RSASSA_PSS => pss::verify(key, algorithm, message, signature),
-        ecdsa::ECDSA_WITH_SHA256 => ecdsa::verify(key, algorithm, message, signature),
+        ecdsa::ECDSA_WITH_SHA256 => ecdsa::verify(key, algorithm, message, signature, backend),
         _ => Err(SignatureError::Algorithm),
     }
 }

@@ -27,6 +27,8 @@ use quote::QuoteSpec;
 pub const ORGANISATION: &str = "Cloister tests, NOT Intel";
 pub const NOW: &str = "2026-11-21T07:00:00Z";
 pub const SGX: &str = "1.2.840.113741.1.13.1";
+/// Version and body type of every kind of quote.
+pub const KINDS: [(u16, u16); 4] = [(4, 2), (5, 2), (5, 3), (5, 4)];
 pub const FMSPC: [u8; 6] = [0x90, 0xc0, 0x6f, 0, 0, 0];
 
 /// Whose P-256 key signs or is certified.
