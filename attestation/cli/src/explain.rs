@@ -1,32 +1,48 @@
 //! `explain`: why a measurement is not the expected one.
 
+mod snp;
+mod tdx;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use cloister_attestation::measure::KernelHashes;
-use cloister_attestation::measure::snp::explain::{Alternative, Explanation, Question, explain};
-use cloister_attestation::measure::snp::{LaunchPlan, LaunchTranscript, Rom};
-use cloister_attestation::snp::{Hex, Report};
+use cloister_attestation::measure::explanation::Explanation;
+use cloister_attestation::snp::Hex;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use crate::measure::{Launch, inputs};
+use crate::measure::Launch;
+use crate::measure::tdx::Td;
 use crate::{output, read};
 
+/// A quote, an MRTD, an event log or a TD's transcript make it a question about a TD; anything else is about SEV-SNP.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What the VMM wrote down (`cloister run --transcript`)
+    /// What the VMM wrote down (`cloister run --transcript`), of either TEE
     #[arg(long, value_name = "FILE")]
     transcript: Option<PathBuf>,
     /// Report with the measurement; it is not verified here
-    #[arg(long, value_name = "FILE", conflicts_with = "measurement")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["measurement", "quote", "mrtd", "ccel"])]
     report: Option<PathBuf>,
     /// The measurement itself
-    #[arg(long, value_name = "HEX")]
+    #[arg(long, value_name = "HEX", conflicts_with_all = ["quote", "mrtd", "ccel"])]
     measurement: Option<Hex<48>>,
+    /// Quote with MRTD and RTMRs; it is not verified here
+    #[arg(long, value_name = "FILE", conflicts_with = "mrtd")]
+    quote: Option<PathBuf>,
+    /// MRTD itself
+    #[arg(long, value_name = "HEX")]
+    mrtd: Option<Hex<48>>,
+    /// The guest's event log (the area that ACPI's CCEL table points to)
+    #[arg(long, value_name = "FILE")]
+    ccel: Option<PathBuf>,
     /// Firmware ROM that should have been launched
     #[arg(long, value_name = "ROM")]
     firmware: Option<PathBuf>,
     #[command(flatten)]
     launch: Launch,
+    #[command(flatten)]
+    td: Td,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -34,76 +50,53 @@ pub struct Args {
 
 /// Returns whether everything agrees.
 pub fn run(args: &Args) -> anyhow::Result<bool> {
-    let measurement = match (&args.report, args.measurement) {
-        (Some(path), _) => {
-            let report = Report::parse(&read(path)?).with_context(|| format!("{}", path.display()))?;
-            Some(*report.measurement())
-        }
-        (None, given) => given.map(|measurement| measurement.0),
+    let transcript: Option<Value> = args.transcript.as_ref().map(|path| parse(path)).transpose()?;
+    let of_a_td = transcript.as_ref().is_some_and(|transcript| transcript["tee"] == "tdx");
+    let explanation = match of_a_td || args.quote.is_some() || args.mrtd.is_some() || args.ccel.is_some() {
+        true => tdx::explain(args)?,
+        false => snp::explain(args)?,
     };
-    let transcript: Option<LaunchTranscript> = match &args.transcript {
-        Some(path) => {
-            let not = || format!("{} is no launch transcript", path.display());
-            Some(serde_json::from_slice(&read(path)?).with_context(not)?)
-        }
-        None => None,
-    };
-    if [transcript.is_some(), measurement.is_some(), args.firmware.is_some()]
-        .iter()
-        .filter(|given| **given)
-        .count()
-        < 2
-        && transcript.is_none()
-    {
-        bail!("there is nothing to compare: give --transcript, or --report or --measurement and the inputs");
-    }
-    let explanation = match &args.firmware {
-        None => {
-            explain(&Question { transcript: transcript.as_ref(), measurement, ..Question::default() }, None)
-        }
-        Some(path) => {
-            let firmware = read(path)?;
-            let rom = Rom::parse(&firmware).with_context(|| format!("{} is unusable", path.display()))?;
-            let inputs = inputs(&args.launch, &rom)?;
-            let plan = LaunchPlan::new(&inputs).context("this launch cannot be measured")?;
-            let expected = LaunchTranscript::new(&inputs, &plan, None);
-            let question = Question {
-                transcript: transcript.as_ref(),
-                measurement,
-                inputs: Some(&inputs),
-                alternatives: &alternatives(&args.launch)?,
-            };
-            explain(&question, Some(&expected))
-        }
-    };
-    if args.json {
-        output::print(&explanation, true)?
-    } else {
-        print_for_people(&explanation)?
+    match args.json {
+        true => output::print(&explanation, true)?,
+        false => print_for_people(&explanation)?,
     }
     Ok(explanation.agree)
 }
 
+/// The transcript, if one is given.
+fn transcript<T: DeserializeOwned>(args: &Args) -> anyhow::Result<Option<T>> {
+    args.transcript.as_ref().map(|path| parse(path)).transpose()
+}
+
+fn parse<T: DeserializeOwned>(path: &PathBuf) -> anyhow::Result<T> {
+    let not = || format!("{} is no launch transcript of this TEE", path.display());
+    serde_json::from_slice(&read(path)?).with_context(not)
+}
+
+/// There must be two things to compare. A transcript alone can be compared with itself.
+fn check_question(transcript: bool, given: &[bool]) -> anyhow::Result<()> {
+    if !transcript && given.iter().filter(|given| **given).count() < 2 {
+        bail!("there is nothing to compare: give --transcript, or what was measured and the inputs");
+    }
+    Ok(())
+}
+
 /// Kernel inputs that are given by mistake instead of the right ones.
-fn alternatives(launch: &Launch) -> anyhow::Result<Vec<Alternative>> {
-    let Some(kernel) = launch.kernel.as_deref().map(read).transpose()? else { return Ok(Vec::new()) };
-    let initrd = launch.initrd.as_deref().map(read).transpose()?;
-    let cmdline = launch.cmdline.as_deref().unwrap_or_default();
-    let hashes = KernelHashes::of(&kernel, initrd.as_deref(), cmdline);
-    let with_cmdline = |description: &str, cmdline: &str| Alternative {
-        description: description.to_owned(),
-        kernel: Some(KernelHashes { cmdline: KernelHashes::of(&[], None, cmdline).cmdline, ..hashes }),
-    };
-    let without = |description: &str, kernel| Alternative { description: description.to_owned(), kernel };
-    let empty = KernelHashes::of(&[], None, "");
-    Ok(vec![
-        without("no kernel (its hashes were not measured)", None),
-        without("no initrd", Some(KernelHashes { initrd: empty.initrd, ..hashes })),
-        with_cmdline("an empty command line", ""),
-        with_cmdline("a newline after the command line", &format!("{cmdline}\n")),
-        with_cmdline("a space after the command line", &format!("{cmdline} ")),
-        with_cmdline("no white space around the command line", cmdline.trim()),
-    ])
+struct Mistake {
+    description: &'static str,
+    keeps_initrd: bool,
+    cmdline: String,
+}
+
+fn mistakes(cmdline: &str) -> Vec<Mistake> {
+    let with = |description, cmdline: String| Mistake { description, keeps_initrd: true, cmdline };
+    vec![
+        Mistake { description: "no initrd", keeps_initrd: false, cmdline: cmdline.to_owned() },
+        with("an empty command line", String::new()),
+        with("a newline after the command line", format!("{cmdline}\n")),
+        with("a space after the command line", format!("{cmdline} ")),
+        with("no white space around the command line", cmdline.trim().to_owned()),
+    ]
 }
 
 fn print_for_people(explanation: &Explanation) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use cloister_attestation::measure::snp::LaunchTranscript;
+use cloister_attestation::measure::tdx;
 use cloister_attestation::snp::{Hex, Report, TcbClaims, TcbVersion, Vek, VekKind, table};
 use cloister_attestation::tdx::{EventLog, Quote};
 use cloister_attestation::x509::{Certificate, Crl, certificates, crls};
@@ -55,6 +56,14 @@ const RECOGNISERS: &[Recogniser] = &[
         looks: |bytes| has_json_key(bytes, "launch_digest"),
         describe: |bytes| {
             let transcript: LaunchTranscript = serde_json::from_slice(bytes)?;
+            Ok(json!({"kind": "launch transcript", "transcript": transcript}))
+        },
+    },
+    Recogniser {
+        name: "launch transcript of a TD",
+        looks: |bytes| has_json_key(bytes, "ranges"),
+        describe: |bytes| {
+            let transcript: tdx::LaunchTranscript = serde_json::from_slice(bytes)?;
             Ok(json!({"kind": "launch transcript", "transcript": transcript}))
         },
     },

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "std")]
 use alloc::string::{String, ToString};
-#[cfg(feature = "verify")]
+#[cfg(feature = "std")]
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -24,7 +24,7 @@ pub(crate) fn hex_string(bytes: &[u8]) -> String {
 }
 
 /// Reads two hexadecimal digits a byte, of either case, and nothing else.
-#[cfg(feature = "verify")]
+#[cfg(feature = "std")]
 pub(crate) fn read_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };

@@ -4,6 +4,8 @@
 //! it, so that prediction and reality agree by construction.
 
 pub mod acpi;
+#[cfg(feature = "std")]
+pub mod explanation;
 mod guid;
 #[cfg(feature = "alloc")]
 mod guided;
@@ -19,10 +21,10 @@ pub mod tdx;
 pub use guid::Guid;
 #[cfg(feature = "alloc")]
 pub use guided::TableError;
-#[cfg(feature = "std")]
-pub(crate) use hex::hex_string;
 #[cfg(feature = "verify")]
-pub(crate) use hex::{read_hex, write_hex};
+pub(crate) use hex::write_hex;
+#[cfg(feature = "std")]
+pub(crate) use hex::{hex_string, read_hex};
 #[cfg(feature = "alloc")]
 pub use kernel_hashes::{KernelHashTableError, KernelHashes};
 

@@ -406,11 +406,11 @@ fn check_separators(events: &[Event<'_>]) -> Result<(), EventLogError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A log of these events: register, type, digest, data.
-    fn log(events: &[(u32, u32, [u8; 48], &[u8])]) -> Vec<u8> {
+    pub fn log(events: &[(u32, u32, [u8; 48], &[u8])]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let id = [&SIGNATURE[..], &[0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0c, 0, 48, 0, 0]].concat();
         bytes.extend([1, 0, 0, 0, 3, 0, 0, 0]);

@@ -25,7 +25,7 @@
 //! Nothing here fetches: no PCS, no PCCS, no clock.
 
 mod bits;
-mod event_log;
+pub(crate) mod event_log;
 mod quote;
 
 #[cfg(feature = "verify")]

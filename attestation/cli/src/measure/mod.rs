@@ -1,7 +1,7 @@
 //! `measure`: what a launch will be measured as.
 
 mod corim;
-mod tdx;
+pub mod tdx;
 
 use std::path::PathBuf;
 
@@ -52,21 +52,47 @@ impl From<Vmm> for VmmFlavour {
     }
 }
 
-/// What decides a launch digest beside the firmware.
+/// What a guest is started from, beside the firmware.
 #[derive(Debug, clap::Args)]
-pub struct Launch {
+#[group(id = "guest_options")]
+pub struct Guest {
     /// Kernel that the firmware loads
     #[arg(long, value_name = "FILE")]
-    pub kernel: Option<PathBuf>,
+    kernel: Option<PathBuf>,
     /// Initial RAM disk
     #[arg(long, value_name = "FILE", requires = "kernel")]
-    pub initrd: Option<PathBuf>,
+    initrd: Option<PathBuf>,
     /// Kernel command line
     #[arg(long, value_name = "TEXT", requires = "kernel")]
-    pub cmdline: Option<String>,
+    cmdline: Option<String>,
     /// Number of virtual processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     cpus: u32,
+}
+
+/// Kernel and initrd, read.
+#[derive(Debug, Default)]
+pub struct KernelFiles<'a> {
+    pub kernel: Option<Vec<u8>>,
+    pub initrd: Option<Vec<u8>>,
+    pub cmdline: &'a str,
+}
+
+impl Guest {
+    /// Reads the files.
+    pub fn read(&self) -> anyhow::Result<KernelFiles<'_>> {
+        let file = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
+        let cmdline = self.cmdline.as_deref().unwrap_or_default();
+        Ok(KernelFiles { kernel: file(&self.kernel)?, initrd: file(&self.initrd)?, cmdline })
+    }
+}
+
+/// What decides a launch digest beside the firmware.
+#[derive(Debug, clap::Args)]
+#[group(id = "launch_options")]
+pub struct Launch {
+    #[command(flatten)]
+    pub guest: Guest,
     /// Processor model by QEMU's name, such as EPYC-Milan
     #[arg(long, value_name = "MODEL", conflicts_with = "cpu_sig")]
     cpu_model: Option<String>,
@@ -139,14 +165,12 @@ fn snp(args: &Args, inputs: &LaunchInputs<'_>) -> anyhow::Result<()> {
 }
 
 pub fn inputs<'a>(args: &Launch, rom: &'a Rom<'a>) -> anyhow::Result<LaunchInputs<'a>> {
-    let file = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
-    let initrd = file(&args.initrd)?;
-    let cmdline = args.cmdline.as_deref().unwrap_or_default();
-    let kernel = file(&args.kernel)?.map(|kernel| KernelHashes::of(&kernel, initrd.as_deref(), cmdline));
+    let KernelFiles { kernel, initrd, cmdline } = args.guest.read()?;
+    let kernel = kernel.map(|kernel| KernelHashes::of(&kernel, initrd.as_deref(), cmdline));
     Ok(LaunchInputs {
         rom,
         kernel,
-        vcpus: args.cpus,
+        vcpus: args.guest.cpus,
         cpu: cpu(args)?,
         sev_features: args.guest_features,
         flavour: args.vmm.into(),

@@ -8,10 +8,10 @@ use cloister_attestation::abi::ram_ranges;
 use cloister_attestation::corim::Reference;
 use cloister_attestation::measure::acpi;
 use cloister_attestation::measure::tdx::{
-    LaunchPlan, MemoryRange, PageOrder, ReferenceValue, RtmrInputs, Tdvf,
+    LaunchPlan, LaunchTranscript, MemoryRange, PageOrder, ReferenceValue, RtmrInputs, Tdvf,
 };
 
-use super::corim;
+use super::{Guest, KernelFiles, corim};
 use crate::{output, read};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -31,23 +31,10 @@ impl From<Order> for PageOrder {
     }
 }
 
+/// What decides the measurements of a TD beside firmware and kernel.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Firmware ROM
-    #[arg(long, value_name = "ROM")]
-    firmware: PathBuf,
-    /// Kernel that the firmware loads
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
-    /// Initial RAM disk
-    #[arg(long, value_name = "FILE", requires = "kernel")]
-    initrd: Option<PathBuf>,
-    /// Kernel command line
-    #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "", hide_default_value = true)]
-    cmdline: String,
-    /// Number of virtual processors
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    cpus: u32,
+#[group(id = "td_options")]
+pub struct Td {
     /// Guest memory, such as 512M or 2G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     memory: u64,
@@ -57,11 +44,59 @@ pub struct Args {
     /// In which order the host's KVM adds and measures pages
     #[arg(long, value_enum, default_value = "page-by-page")]
     page_order: Order,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Firmware ROM
+    #[arg(long, value_name = "ROM")]
+    firmware: PathBuf,
+    #[command(flatten)]
+    guest: Guest,
+    #[command(flatten)]
+    td: Td,
     #[command(flatten)]
     corim: corim::Args,
     /// Print the reference value that a key broker reads
-    #[arg(long)]
+    #[arg(long, conflicts_with = "transcript")]
     json: bool,
+    /// Print every range of the launch as JSON instead
+    #[arg(long)]
+    transcript: bool,
+}
+
+/// What a TD is started from, read.
+pub struct Files<'a> {
+    guest: &'a Guest,
+    pub kernel: KernelFiles<'a>,
+    acpi: Vec<u8>,
+    ram: Vec<MemoryRange>,
+    pub order: PageOrder,
+}
+
+impl<'a> Files<'a> {
+    pub fn read(guest: &'a Guest, td: &Td) -> anyhow::Result<Self> {
+        let ram = ram_ranges(td.memory).into_iter().filter(|range| !range.is_empty());
+        Ok(Self {
+            guest,
+            kernel: guest.read()?,
+            acpi: td.acpi.as_deref().map_or_else(|| acpi_tables(guest.cpus), read)?,
+            ram: ram.map(|range| MemoryRange { gpa: range.start, len: range.end - range.start }).collect(),
+            order: td.page_order.into(),
+        })
+    }
+
+    /// What the firmware will measure of them.
+    pub fn inputs(&self) -> RtmrInputs<'_> {
+        RtmrInputs {
+            cpus: self.guest.cpus,
+            ram: &self.ram,
+            acpi: Some(&self.acpi),
+            kernel: self.kernel.kernel.as_deref(),
+            initrd: self.kernel.initrd.as_deref(),
+            cmdline: self.kernel.cmdline,
+        }
+    }
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -69,21 +104,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let unusable = || format!("{} is unusable", args.firmware.display());
     let tdvf = Tdvf::parse(&firmware).with_context(unusable)?;
     let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;
-    let file = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
-    let (kernel, initrd) = (file(&args.kernel)?, file(&args.initrd)?);
-    let acpi = file(&args.acpi)?.map_or_else(|| acpi_tables(args.cpus), Ok)?;
-    let ram = ram_ranges(args.memory).into_iter().filter(|range| !range.is_empty());
-    let ram: Vec<_> =
-        ram.map(|range| MemoryRange { gpa: range.start, len: range.end - range.start }).collect();
-    let inputs = RtmrInputs {
-        cpus: args.cpus,
-        ram: &ram,
-        acpi: Some(&acpi),
-        kernel: kernel.as_deref(),
-        initrd: initrd.as_deref(),
-        cmdline: &args.cmdline,
-    };
-    let order = args.page_order.into();
+    let files = Files::read(&args.guest, &args.td)?;
+    let (inputs, order) = (files.inputs(), files.order);
+    if args.transcript {
+        return output::print(&LaunchTranscript::new(&tdvf, &plan, order), true);
+    }
     corim::write(&args.corim, &Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs()))?;
     output::print(&ReferenceValue::new(&tdvf, &plan, order, &inputs), args.json)
 }

@@ -6,6 +6,8 @@
 //! verifier that predicts them. Nothing here reads files or needs `std`.
 
 pub mod events;
+#[cfg(feature = "std")]
+pub mod explain;
 #[cfg(feature = "alloc")]
 mod mrtd;
 #[cfg(feature = "alloc")]
@@ -25,7 +27,7 @@ pub use mrtd::{CHUNK_BYTES, Mrtd, MrtdBuilder, PageOrder};
 #[cfg(feature = "alloc")]
 pub use plan::{LaunchPlan, MeasuredRange, PageCommand, PlanError};
 #[cfg(feature = "std")]
-pub use reference::{ReferenceInputs, ReferenceValue, RtmrInputs};
+pub use reference::{PredictedEvent, ReferenceInputs, ReferenceValue, RtmrInputs};
 #[cfg(feature = "alloc")]
 pub use tdvf::{Section, SectionKind, Tdvf, TdvfError};
 #[cfg(feature = "std")]

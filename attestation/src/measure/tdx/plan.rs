@@ -72,6 +72,14 @@ impl<'a> LaunchPlan<'a> {
         }
     }
 
+    /// The launch with other commands.
+    #[cfg(feature = "std")]
+    pub(super) fn varied(&self, change: impl FnOnce(&mut Vec<PageCommand<'a>>)) -> Self {
+        let mut plan = self.clone();
+        change(&mut plan.commands);
+        plan
+    }
+
     /// The page commands, in the order of the launch.
     pub fn commands(&self) -> &[PageCommand<'a>] {
         &self.commands

@@ -4,9 +4,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha384};
 
-use super::events::{Event, MemoryRange, Rtmrs, SEPARATOR_BYTES, platform_description};
+use super::events::{Event, MemoryRange, Rtmr, SEPARATOR_BYTES, platform_description};
 use super::mrtd::PageOrder;
 use super::plan::LaunchPlan;
 use super::tdvf::Tdvf;
@@ -29,24 +29,50 @@ pub struct RtmrInputs<'a> {
     pub cmdline: &'a str,
 }
 
+/// An event that the firmware will measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PredictedEvent {
+    /// Which one.
+    pub event: Event,
+    /// SHA-384 of what it measures; `None` where the inputs do not decide.
+    pub digest: Option<[u8; 48]>,
+}
+
 impl RtmrInputs<'_> {
+    /// What the firmware will measure, in order.
+    pub fn events(&self) -> Vec<PredictedEvent> {
+        let platform = platform_description(self.cpus, self.ram);
+        let cmdline = [self.cmdline.as_bytes(), &[0]].concat();
+        let initrd = self.kernel.and(self.initrd);
+        let rows: [(Event, Option<&[u8]>); 7] = [
+            (Event::PLATFORM, Some(&platform)),
+            (Event::ACPI, self.acpi),
+            (Event::SEPARATOR_0, Some(&SEPARATOR_BYTES)),
+            (Event::KERNEL, self.kernel),
+            (Event::SEPARATOR_1, Some(&SEPARATOR_BYTES)),
+            (Event::COMMAND_LINE, self.kernel.map(|_| &cmdline[..])),
+            (Event::INITRD, initrd),
+        ];
+        let happens =
+            |(event, measured): &(Event, Option<&[u8]>)| *event != Event::INITRD || measured.is_some();
+        let predicted = |(event, measured): (Event, Option<&[u8]>)| PredictedEvent {
+            event,
+            digest: measured.map(|bytes| Sha384::digest(bytes).into()),
+        };
+        rows.into_iter().filter(happens).map(predicted).collect()
+    }
+
     /// The RTMRs as the firmware leaves them; `None` where the inputs do not decide.
     pub fn rtmrs(&self) -> [Option<[u8; 48]>; 4] {
-        let mut rtmrs = Rtmrs::default();
-        rtmrs.measure(&Event::PLATFORM, &platform_description(self.cpus, self.ram));
-        rtmrs.measure(&Event::ACPI, self.acpi.unwrap_or_default());
-        rtmrs.measure(&Event::SEPARATOR_0, &SEPARATOR_BYTES);
-        if let Some(kernel) = self.kernel {
-            rtmrs.measure(&Event::KERNEL, kernel);
-            rtmrs.measure(&Event::SEPARATOR_1, &SEPARATOR_BYTES);
-            rtmrs.measure(&Event::COMMAND_LINE, &[self.cmdline.as_bytes(), &[0]].concat());
-            if let Some(initrd) = self.initrd {
-                rtmrs.measure(&Event::INITRD, initrd);
-            }
+        let mut rtmrs = [Some(Rtmr::ZERO); 4];
+        for PredictedEvent { event, digest } in self.events() {
+            let Some(rtmr) = rtmrs.get_mut(usize::from(event.rtmr)) else { continue };
+            *rtmr = rtmr.zip(digest).map(|(mut value, digest)| {
+                value.extend(&digest);
+                value
+            });
         }
-        let [rtmr0, rtmr1, rtmr2, rtmr3] = rtmrs.0.map(|rtmr| rtmr.0);
-        let kernel = self.kernel.is_some();
-        [self.acpi.map(|_| rtmr0), kernel.then_some(rtmr1), kernel.then_some(rtmr2), Some(rtmr3)]
+        rtmrs.map(|rtmr| rtmr.map(|value| value.0))
     }
 }
 

@@ -4,11 +4,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::{Finding, Subject};
+use super::{Finding, RangeRef, Subject};
 use crate::measure::snp::digest::DigestChain;
 use crate::measure::snp::transcript::{LaunchTranscript, TranscriptRange};
 use crate::measure::snp::{LaunchDigest, PageType};
-use crate::measure::{Gpa, PAGE_SIZE};
+use crate::measure::{Gpa, PAGE_SIZE, read_hex};
 
 /// More pages than any launch measures: a transcript is a stranger's.
 const MAX_PAGES: u64 = 1 << 16;
@@ -21,7 +21,13 @@ pub(super) fn check(
 ) {
     let mut before = LaunchDigest([0; 48]);
     for (index, range) in transcript.ranges.iter().enumerate() {
-        let mut note = |message| findings.push(Finding::at(index, range, Subject::Transcript, message));
+        let mut note = |message| {
+            findings.push(Finding::at(
+                RangeRef::new(index, &range.gpa, range.len),
+                Subject::Transcript,
+                message,
+            ))
+        };
         let Some(claimed) = digest(&range.digest) else {
             return note(format!("its digest {:?} is none", range.digest));
         };
@@ -106,9 +112,5 @@ fn page_digests<'a>(
 
 /// 48 bytes of hexadecimal digits.
 pub(super) fn digest(text: &str) -> Option<[u8; 48]> {
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let bytes: Option<Vec<u8>> =
-        pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect();
-    bytes?.try_into().ok()
+    read_hex(text)?.try_into().ok()
 }

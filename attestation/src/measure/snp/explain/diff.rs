@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Finding, Subject};
+use super::{Finding, RangeRef, Subject};
 use crate::measure::PAGE_SIZE;
 use crate::measure::snp::PageType;
 use crate::measure::snp::transcript::{LaunchTranscript, TranscriptRange};
@@ -23,15 +23,18 @@ pub(super) fn compare(actual: &LaunchTranscript, expected: &LaunchTranscript, fi
             (0..actual.ranges.len()).filter(|&at| actual.ranges.get(at).is_some_and(same_place)).nth(ordinal);
         match found.and_then(|at| Some((at, actual.ranges.get(at)?))) {
             None => findings.push(Finding::at(
-                index,
-                wanted,
+                RangeRef::new(index, &wanted.gpa, wanted.len),
                 Subject::Range,
                 format!("{} is missing from the launch", name(wanted, ordinal)),
             )),
             Some((at, range)) => {
                 matched.push(at);
                 if let Some(message) = difference(range, wanted, &name(wanted, ordinal)) {
-                    findings.push(Finding::at(at, range, Subject::Range, message));
+                    findings.push(Finding::at(
+                        RangeRef::new(at, &range.gpa, range.len),
+                        Subject::Range,
+                        message,
+                    ));
                 }
             }
         }
@@ -39,7 +42,7 @@ pub(super) fn compare(actual: &LaunchTranscript, expected: &LaunchTranscript, fi
     for (at, range) in actual.ranges.iter().enumerate().filter(|(at, _)| !matched.contains(at)) {
         let name = name(range, ordinal(&actual.ranges, at));
         let message = format!("{name} was launched and is not expected");
-        findings.push(Finding::at(at, range, Subject::Range, message));
+        findings.push(Finding::at(RangeRef::new(at, &range.gpa, range.len), Subject::Range, message));
     }
     if !matched.is_sorted() {
         let message = "the ranges were launched in another order, which the digest depends on".into();
