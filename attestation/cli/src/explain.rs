@@ -3,7 +3,7 @@
 mod snp;
 mod tdx;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use cloister_attestation::measure::explanation::Explanation;
@@ -50,7 +50,7 @@ pub struct Args {
 
 /// Returns whether everything agrees.
 pub fn run(args: &Args) -> anyhow::Result<bool> {
-    let transcript: Option<Value> = args.transcript.as_ref().map(|path| parse(path)).transpose()?;
+    let transcript: Option<Value> = args.transcript.as_deref().map(parse).transpose()?;
     let of_a_td = transcript.as_ref().is_some_and(|transcript| transcript["tee"] == "tdx");
     let explanation = match of_a_td || args.quote.is_some() || args.mrtd.is_some() || args.ccel.is_some() {
         true => tdx::explain(args)?,
@@ -65,10 +65,10 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
 
 /// The transcript, if one is given.
 fn transcript<T: DeserializeOwned>(args: &Args) -> anyhow::Result<Option<T>> {
-    args.transcript.as_ref().map(|path| parse(path)).transpose()
+    args.transcript.as_deref().map(parse).transpose()
 }
 
-fn parse<T: DeserializeOwned>(path: &PathBuf) -> anyhow::Result<T> {
+fn parse<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let not = || format!("{} is no launch transcript of this TEE", path.display());
     serde_json::from_slice(&read(path)?).with_context(not)
 }
