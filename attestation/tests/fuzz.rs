@@ -5,8 +5,10 @@
 //! A coverage-guided fuzzer would find its way into formats by itself, and here it need not: the corpus is whole, valid
 //! evidence of every product, so that mutations start behind every check. Two promises are held: nothing panics, and
 //! nothing that was changed is accepted.
+#![allow(clippy::duplicate_mod, reason = "what either vendor makes is written by the same DER writer")]
 
 mod pki;
+mod tdx_pki;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -24,6 +26,7 @@ use cloister_attestation::snp::{
     Collateral, Evidence, GuestPolicy, IdAuth, IdBlock, Policy, Product, Report, RevocationRule, TrustRoots,
     Vek, VekKind, table, verify,
 };
+use cloister_attestation::tdx::{self as td, CollateralDocument, EventLog, Pck, QeIdentity, Quote, TcbInfo};
 use cloister_attestation::x509::{Certificate, Crl, UnixTime, certificates, crls};
 use pki::{CrlSpec, NOW, Scenario};
 use rand::rngs::StdRng;
@@ -54,6 +57,27 @@ const TARGETS: &[Target] = &[
         run: |bytes, _| drop(TrustRoots::from_bytes(bytes)),
     },
     Target { name: "SNP verification", corpus: whole_evidence, run: verify_whole },
+    Target { name: "quote", corpus: quotes, run: |bytes, _| drop(Quote::parse(bytes)) },
+    Target { name: "collateral", corpus: collaterals, run: |bytes, _| read_collateral(bytes) },
+    Target {
+        name: "TCB info",
+        corpus: tcb_infos,
+        run: |bytes, _| read_text(bytes, |text| drop(TcbInfo::from_json(text))),
+    },
+    Target {
+        name: "QE identity",
+        corpus: qe_identities,
+        run: |bytes, _| read_text(bytes, |text| drop(QeIdentity::from_json(text))),
+    },
+    Target { name: "PCK certificate", corpus: pck_certificates, run: |bytes, _| read_pck(bytes) },
+    Target { name: "event log", corpus: event_logs, run: |bytes, _| read_log(bytes) },
+    Target { name: "TDX verification", corpus: whole_tdx_evidence, run: verify_whole_tdx },
+    Target {
+        name: "TDX policy",
+        corpus: || vec![serde_json::to_vec(&td::Policy::default()).unwrap()],
+        run: |bytes, _| drop(serde_json::from_slice::<td::Policy>(bytes)),
+    },
+    Target { name: "TDX transcript", corpus: td_transcripts, run: |bytes, _| explain_td(bytes) },
     Target {
         name: "policy",
         corpus: policies,
@@ -103,11 +127,26 @@ fn read_crl(bytes: &[u8]) {
     }
 }
 
-/// Report, endorsement key, intermediate and CRL in one input, each behind its length.
+/// Several files in one input, each behind its length.
+fn joined(parts: &[Vec<u8>]) -> Vec<u8> {
+    parts.iter().flat_map(|part| [&(part.len() as u16).to_le_bytes()[..], part].concat()).collect()
+}
+
+fn parted(bytes: &[u8]) -> Vec<&[u8]> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    let mut rest = bytes;
+    while let Some((len, after)) = rest.split_first_chunk::<2>() {
+        let (part, after) = after.split_at(usize::from(u16::from_le_bytes(*len)).min(after.len()));
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+/// Report, endorsement key, intermediate and CRL.
 fn whole_evidence() -> Vec<Vec<u8>> {
     let s = Scenario::new(Product::Turin, 5, VekKind::Vcek);
-    let parts = [s.signed_report(), s.vek.der(), s.ask.der(), CrlSpec::new(s.product).der()];
-    vec![parts.iter().flat_map(|part| [&(part.len() as u16).to_le_bytes()[..], part].concat()).collect()]
+    vec![joined(&[s.signed_report(), s.vek.der(), s.ask.der(), CrlSpec::new(s.product).der()])]
 }
 
 fn verify_whole(bytes: &[u8], right: &[u8]) {
@@ -116,19 +155,120 @@ fn verify_whole(bytes: &[u8], right: &[u8]) {
         let root = Scenario::new(Product::Turin, 5, VekKind::Vcek).trusted.der();
         TrustRoots::from_bytes(&root).unwrap()
     });
-    let mut parts: Vec<&[u8]> = Vec::new();
-    let mut rest = bytes;
-    while let Some((len, after)) = rest.split_first_chunk::<2>() {
-        let (part, after) = after.split_at(usize::from(u16::from_le_bytes(*len)).min(after.len()));
-        parts.push(part);
-        rest = after;
-    }
+    let parts = parted(bytes);
     let [report, certificates @ .., crl] = &parts[..] else { return };
     let evidence = Evidence { report, certificates, certificate_table: None };
     let policy = Policy { revocation: RevocationRule::Required, ..Policy::default() };
     let at: UnixTime = NOW.parse().unwrap();
     let accepted = verify(&evidence, roots, &Collateral { crls: &[crl] }, at, &policy).is_accepted();
     assert!(!accepted || bytes == right, "changed evidence is accepted");
+}
+
+fn quotes() -> Vec<Vec<u8>> {
+    tdx_pki::KINDS.map(|(version, body)| tdx_pki::Scenario::new(version, body).quote_bytes()).to_vec()
+}
+
+fn collaterals() -> Vec<Vec<u8>> {
+    vec![tdx_pki::Scenario::new(5, 3).collateral()]
+}
+
+fn read_collateral(bytes: &[u8]) {
+    let collateral = td::Collateral::new(bytes, &tdx_pki::Scenario::new(5, 3).roots());
+    let _ = (collateral.window(), collateral.reasons().codes());
+}
+
+/// A text of the collateral, verbatim.
+fn documents(text: fn(CollateralDocument) -> String) -> Vec<Vec<u8>> {
+    collaterals()
+        .iter()
+        .map(|bytes| text(CollateralDocument::from_json(bytes).unwrap()).into_bytes())
+        .collect()
+}
+
+fn tcb_infos() -> Vec<Vec<u8>> {
+    documents(|document| document.tcb_info)
+}
+
+fn qe_identities() -> Vec<Vec<u8>> {
+    documents(|document| document.qe_identity)
+}
+
+fn read_text(bytes: &[u8], read: fn(&str)) {
+    if let Ok(text) = core::str::from_utf8(bytes) {
+        read(text);
+    }
+}
+
+fn pck_certificates() -> Vec<Vec<u8>> {
+    vec![tdx_pki::CertSpec::pck().der(), tdx_pki::CertSpec::ca().der()]
+}
+
+fn read_pck(bytes: &[u8]) {
+    if let Ok(certificate) = Certificate::from_der(bytes) {
+        let _ = Pck::new(&certificate).map(|pck| (pck.fmspc, pck.configuration));
+    }
+}
+
+fn event_logs() -> Vec<Vec<u8>> {
+    let log = tdx_pki::quote::log(&tdx_pki::quote::usual_events());
+    vec![[&log[..], &[0xff; 64]].concat(), log]
+}
+
+fn read_log(bytes: &[u8]) {
+    let Ok(log) = EventLog::parse(bytes) else { return };
+    let _ = (log.replay(), td::EventLogClaims::new(&log));
+}
+
+/// Quote, collateral and event log.
+fn whole_tdx_evidence() -> Vec<Vec<u8>> {
+    let evidence = |(version, body)| {
+        let mut s = tdx_pki::Scenario::new(version, body);
+        let log = s.quote.measure(&tdx_pki::quote::usual_events());
+        joined(&[s.quote_bytes(), s.collateral(), log])
+    };
+    tdx_pki::KINDS.map(evidence).to_vec()
+}
+
+/// Not everything in collateral is signed: its text may be written otherwise, and certificates may come with others that nobody
+/// needs. Quote and log must be the right ones to their last byte that means anything.
+fn verify_whole_tdx(bytes: &[u8], right: &[u8]) {
+    let s = tdx_pki::Scenario::new(5, 3);
+    let [quote, collateral, log] = parted(bytes)[..] else { return };
+    let collateral = td::Collateral::new(collateral, &s.roots());
+    let evidence = td::Evidence { quote, event_log: Some(log) };
+    let verdict = td::verify(&evidence, &collateral, s.time(), &td::Policy::default());
+    assert!(!verdict.is_accepted() || same_claims(bytes, right), "changed evidence is accepted");
+}
+
+/// Whether what is accepted says what the right evidence says: mutations of what nobody signs may say nothing else.
+fn same_claims(bytes: &[u8], right: &[u8]) -> bool {
+    let report = |bytes: &[u8]| {
+        let parts = parted(bytes);
+        let quote = Quote::parse(parts[0]).unwrap();
+        (quote.report().clone(), *quote.attestation_key(), EventLog::parse(parts[2]).unwrap().replay())
+    };
+    report(bytes) == report(right)
+}
+
+fn td_transcripts() -> Vec<Vec<u8>> {
+    let bytes = tdx_rom();
+    let tdvf = tdx::Tdvf::parse(&bytes).unwrap();
+    let plan = tdx::LaunchPlan::new(&tdvf).unwrap();
+    vec![serde_json::to_vec(&tdx::LaunchTranscript::new(&tdvf, &plan, tdx::PageOrder::TwoPass)).unwrap()]
+}
+
+fn explain_td(bytes: &[u8]) {
+    let Ok(transcript) = serde_json::from_slice::<tdx::LaunchTranscript>(bytes) else { return };
+    let rom = tdx_rom();
+    let tdvf = tdx::Tdvf::parse(&rom).unwrap();
+    let plan = tdx::LaunchPlan::new(&tdvf).unwrap();
+    let order = tdx::PageOrder::TwoPass;
+    let answer = tdx::explain::explain(&tdx::explain::Question {
+        transcript: Some(&transcript),
+        launch: Some(tdx::explain::Launch { tdvf: &tdvf, plan: &plan, order }),
+        ..Default::default()
+    });
+    assert!(!answer.agree || transcript.mrtd == plan.mrtd(order).to_string());
 }
 
 fn policies() -> Vec<Vec<u8>> {
