@@ -1,7 +1,8 @@
-//! Verification and launch digests: what the library does beside the crate `sev`, beside the P-384 arithmetic that it stands
-//! on, and beside sev-snp-measure.
+//! Verification and launch digests: what the library does beside the crates `sev` and `dcap-qvl`, beside the P-384 arithmetic
+//! that it stands on, and beside sev-snp-measure, both as programs and as libraries.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use super::Figure;
 use crate::{command, firmware, measurement, paths, progress};
 
 const ROM_BYTES: usize = 4 << 20;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 10;
 
 /// Runs the benchmark.
 pub fn run() -> Result<Vec<Figure>> {
@@ -29,8 +30,9 @@ pub fn run() -> Result<Vec<Figure>> {
         ratio: Some(value / peer_value),
     };
     let openssl = openssl_p384()?;
-    let peer_digest = sev_snp_measure(&rom)?;
-    Ok(vec![
+    let (their_digest, their_program) = sev_snp_measure(&rom)?;
+    let our_program = cloister_attest(&rom)?;
+    let mut figures = vec![
         rate("SNP, cold chain, pure Rust", get("cold RustCrypto")?, "sev", get("cold sev")?),
         rate("SNP, cold chain, aws-lc", get("cold aws-lc")?, "sev", get("cold sev")?),
         rate(
@@ -41,12 +43,34 @@ pub fn run() -> Result<Vec<Figure>> {
         ),
         rate("SNP, cached chain, aws-lc", get("cached aws-lc")?, "its P-384 verify", get("p384 aws-lc")?),
         rate("SNP, cached chain, aws-lc", get("cached aws-lc")?, "openssl speed ecdsap384", openssl),
-        rate("launch digest of 4 MiB", get("launch digest")?, "sev-snp-measure", peer_digest),
-    ])
+        rate(
+            "launch digest of 4 MiB, in one process",
+            get("launch digest")?,
+            "sev-snp-measure",
+            their_digest,
+        ),
+        rate("launch digest of 4 MiB, a process each", our_program, "sev-snp-measure", their_program),
+    ];
+    for (name, backend, peer, theirs) in [
+        ("pure Rust", "RustCrypto", "dcap-qvl, RustCrypto", "rust"),
+        ("aws-lc", "aws-lc", "dcap-qvl, ring", "ring"),
+    ] {
+        for (temperature, what) in
+            [("cold", "cold"), ("cached", "cached collateral"), ("known", "known platform")]
+        {
+            figures.push(rate(
+                &format!("TDX, {what}, {name}"),
+                get(&format!("tdx {temperature} {backend}"))?,
+                peer,
+                get(&format!("tdx {theirs} {backend}"))?,
+            ));
+        }
+    }
+    Ok(figures)
 }
 
 /// Our ROM with as much before it as makes 4 MiB: its metadata counts from the end.
-fn padded_rom() -> Result<std::path::PathBuf> {
+fn padded_rom() -> Result<PathBuf> {
     let rom = std::fs::read(firmware::build()?)?;
     let mut padded: Vec<u8> = (0..ROM_BYTES.saturating_sub(rom.len())).map(|at| (at / 3) as u8).collect();
     padded.extend(rom);
@@ -55,8 +79,8 @@ fn padded_rom() -> Result<std::path::PathBuf> {
     Ok(path)
 }
 
-/// What the library's own benchmark prints, by name.
-fn ours(rom: &std::path::Path) -> Result<BTreeMap<String, f64>> {
+/// What the library's own benchmarks print, by name.
+fn ours(rom: &Path) -> Result<BTreeMap<String, f64>> {
     let _step = progress::step("attestation, our figures and those of peers that are crates");
     let mut cargo = command::cargo();
     cargo.args([
@@ -68,6 +92,8 @@ fn ours(rom: &std::path::Path) -> Result<BTreeMap<String, f64>> {
         "aws-lc",
         "--bench",
         "attestation",
+        "--bench",
+        "tdx",
     ]);
     let text = command::output(cargo.env("CLOISTER_BENCH_ROM", rom))?;
     let figure = |line: &str| -> Option<(String, f64)> {
@@ -82,23 +108,76 @@ fn openssl_p384() -> Result<f64> {
     let _step = progress::step("openssl speed");
     let mut openssl = Command::new("openssl");
     let text = command::output(openssl.args(["speed", "-mr", "-seconds", "1", "ecdsap384"]))?;
-    // +F4:<number>:<bits>:<seconds a signature>:<seconds a verification>
+    // +F4:<number>:<bits>:<signatures a second>:<verifications a second>
     let line =
         text.lines().find(|line| line.starts_with("+F4:")).context("openssl speed prints no +F4 line")?;
-    let seconds: f64 = line.rsplit(':').next().unwrap_or_default().trim().parse().context("openssl speed")?;
-    Ok(1.0 / seconds)
+    line.rsplit(':').next().unwrap_or_default().trim().parse().context("openssl speed")
 }
 
-/// Runs a second of the tool that others use, process included: that is how it is used.
-fn sev_snp_measure(rom: &std::path::Path) -> Result<f64> {
+/// What sev-snp-measure does in a second: as a library in one interpreter that has imported everything and made one digest, and
+/// as the program that it is, interpreter and imports included.
+fn sev_snp_measure(rom: &Path) -> Result<(f64, f64)> {
+    const LOOP: &str = "import sys, time\n\
+        from sevsnpmeasure import guest\n\
+        from sevsnpmeasure.sev_mode import SevMode\n\
+        def digest():\n\
+        \x20   return guest.calc_launch_digest(SevMode.SEV_SNP, 1, 0xa10f11, sys.argv[1], None, None, None, 0x1)\n\
+        digest()\n\
+        best = 0\n\
+        for _ in range(3):\n\
+        \x20   start, count = time.perf_counter(), 0\n\
+        \x20   while time.perf_counter() - start < 0.4:\n\
+        \x20       digest()\n\
+        \x20       count += 1\n\
+        \x20   best = max(best, count / (time.perf_counter() - start))\n\
+        print(best)\n";
     let tool = measurement::witness()?;
     let _step = progress::step("sev-snp-measure");
+    let python = tool.with_file_name("python3");
+    let library = command::output(Command::new(python).args(["-c", LOOP]).arg(rom))?;
+    let arguments = [
+        "--mode",
+        "snp",
+        "--vmm-type",
+        "QEMU",
+        "--vcpus",
+        "1",
+        "--vcpu-sig",
+        "0xa10f11",
+        "--guest-features",
+        "0x1",
+    ];
+    let program = runs(&tool, &arguments, "--ovmf", rom)?;
+    Ok((library.trim().parse().context("sev-snp-measure's rate")?, program))
+}
+
+/// Our program, for the same launch.
+fn cloister_attest(rom: &Path) -> Result<f64> {
+    let _step = progress::step("cloister-attest");
+    command::run(command::cargo().args(["build", "--quiet", "--release", "-p", "cloister-attest"]))?;
+    let tool = paths::target().join("release/cloister-attest");
+    let arguments = [
+        "measure",
+        "snp",
+        "--vmm",
+        "qemu",
+        "--cpus",
+        "1",
+        "--cpu-sig",
+        "0xa10f11",
+        "--guest-features",
+        "0x1",
+    ];
+    runs(&tool, &arguments, "--firmware", rom)
+}
+
+/// How often a program runs in a second, at best.
+fn runs(tool: &Path, arguments: &[&str], firmware: &str, rom: &Path) -> Result<f64> {
     let mut best = f64::MAX;
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        let mut peer = Command::new(&tool);
-        peer.args(["--mode", "snp", "--vmm-type", "QEMU", "--vcpus", "1", "--vcpu-sig", "0xa10f11"]);
-        command::output(peer.args(["--guest-features", "0x1", "--ovmf"]).arg(rom))?;
+        let mut program = Command::new(tool);
+        command::output(program.args(arguments).arg(firmware).arg(rom))?;
         best = best.min(start.elapsed().as_secs_f64());
     }
     Ok(1.0 / best)
