@@ -96,3 +96,21 @@ pub fn vcpus_of(vm: &Arc<Vm>) -> Vec<Arc<Vcpu>> {
     list.sort_by_key(|vcpu| vcpu.shared.id);
     list
 }
+
+/// The VMs that this process has, each once.
+pub fn vms() -> Vec<Arc<Vm>> {
+    let Ok(table) = table().read() else { return Vec::new() };
+    let mut list: Vec<Arc<Vm>> = Vec::new();
+    for object in table.values() {
+        let vm = match object {
+            Object::Vm(vm) => vm,
+            // It outlives its own descriptor.
+            Object::Vcpu(vcpu) => &vcpu.vm,
+            Object::Kvm | Object::Sev | Object::Gmem(_) => continue,
+        };
+        if !list.iter().any(|other| Arc::ptr_eq(other, vm)) {
+            list.push(Arc::clone(vm));
+        }
+    }
+    list
+}

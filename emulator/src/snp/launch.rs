@@ -16,6 +16,7 @@ use crate::uapi::errno::Errno;
 #[allow(missing_docs, reason = "the specification's names")]
 pub enum Firmware {
     InvalidGuestState = 2,
+    InvalidLength = 4,
     PolicyFailure = 7,
     BadSignature = 10,
     BadMeasurement = 11,
@@ -243,6 +244,11 @@ impl Launch {
     /// KVM asks only whether the secure processor has a context for the guest.
     pub fn has_context(&self) -> Result<(), Refusal> {
         if matches!(self.state, State::Started | State::Running) { Ok(()) } else { Err(Errno::EINVAL.into()) }
+    }
+
+    /// Does the secure processor hold a context of this guest?
+    pub fn is_known(&self) -> bool {
+        self.has_context().is_ok()
     }
 
     /// The secure processor adds pages to a guest that is not running yet.

@@ -1,4 +1,4 @@
-//! The secure processor's services: the CPUID page, ID blocks, platform status, guest requests.
+//! The secure processor's services: the CPUID page, ID blocks, guest requests.
 
 use sha2::{Digest, Sha384};
 
@@ -70,30 +70,6 @@ fn judge(
         0xd if subleaf == 1 => and([own[0], u32::MAX, own[2], own[3]]),
         _ => claimed,
     }
-}
-
-/// struct sev_user_data_status: api_major, api_minor, state, flags (u32), build, guest_count (u32).
-pub fn platform_status() -> [u8; 12] {
-    let mut status = [0u8; 12];
-    status[0] = ABI_MAJOR;
-    status[1] = ABI_MINOR;
-    // INIT; ES initialised.
-    status[2] = 1;
-    status[4] = 1;
-    status[7] = BUILD;
-    status
-}
-
-/// struct sev_user_data_snp_status (32 bytes).
-pub fn snp_platform_status() -> [u8; 32] {
-    let mut status = [0u8; 32];
-    status[0] = ABI_MAJOR;
-    status[1] = ABI_MINOR;
-    // INIT, RMP initialised.
-    status[2] = 1;
-    status[3] = 1;
-    put(&mut status, 4, &u32::from(BUILD).to_le_bytes());
-    status
 }
 
 /// The ID authentication page's layout (AMD 56860, "ID Authentication Information Structure").

@@ -13,9 +13,9 @@ use crate::machine::vcpu::Vcpu;
 use crate::machine::vm::Vm;
 use crate::preload::fds;
 use crate::snp::SnpVm;
-use crate::snp::launch::{self, Finish, PageType, Refusal};
+use crate::snp::launch::{self, Finish, Firmware, PageType, Refusal};
 use crate::snp::page::{Page, ZERO};
-use crate::snp::request;
+use crate::snp::psp::{self, device};
 
 super::user::abi!(
     kvm_sev_cmd,
@@ -143,24 +143,52 @@ fn finish(vm: &Arc<Vm>, snp: &SnpVm, data: usize) -> Result<(), Refusal> {
 
 /// struct sev_issue_cmd: u32 command, u64 data (packed), u32 error.
 const ISSUE_COMMAND: u32 = (3 << 30) | (16 << 16) | ((b'S' as u32) << 8);
-const PLATFORM_STATUS: u32 = 1;
-const SNP_PLATFORM_STATUS: u32 = 9;
 
-/// Ioctls on `/dev/sev`: the commands that VMMs and operators' tools use to look at the platform.
+type DeviceCommand = fn(usize) -> Result<(), Refusal>;
+
+/// The commands that VMMs and operators' tools use to look at the platform. None of them changes it: what is reported is
+/// committed already.
+const DEVICE_COMMANDS: &[(u32, DeviceCommand)] = &[
+    (1, |data| Ok(user::write_bytes(data, &device::platform_status())?)),
+    (8, get_id),
+    (9, snp_platform_status),
+    // SNP_COMMIT.
+    (10, |_| psp::platform().map(drop).ok_or(Errno::EINVAL.into())),
+];
+
+/// SEV_GET_ID2: u64 address, u32 length of the buffer, and of what was or should be written.
+fn get_id(data: usize) -> Result<(), Refusal> {
+    let platform = psp::platform().ok_or(Errno::EINVAL)?;
+    let (address, room): (u64, u32) = (user::read(data)?, user::read(data + 8)?);
+    user::write(data + 8, &(platform.chip_id.len() as u32))?;
+    if address == 0 || (room as usize) < platform.chip_id.len() {
+        return Err(Firmware::InvalidLength.into());
+    }
+    Ok(user::write_bytes(address as usize, &platform.chip_id)?)
+}
+
+fn snp_platform_status(data: usize) -> Result<(), Refusal> {
+    let platform = psp::platform().ok_or(Errno::EINVAL)?;
+    if data == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let known = |vm: &Arc<Vm>| vm.snp().is_some_and(|snp| snp.launch().is_known());
+    let guests = fds::vms().iter().filter(|vm| known(vm)).count() as u32;
+    Ok(user::write_bytes(data, &device::snp_platform_status(platform, guests))?)
+}
+
+/// Ioctls on `/dev/sev`.
 pub fn device(request_number: u32, arg: usize) -> Result<i32, Errno> {
     if request_number != ISSUE_COMMAND {
         return Err(Errno::ENOTTY);
     }
     let command: u32 = user::read(arg)?;
     let data = user::read::<u64>(arg + 4)? as usize;
-    match command {
-        PLATFORM_STATUS => user::write_bytes(data, &request::platform_status())?,
-        SNP_PLATFORM_STATUS => user::write_bytes(data, &request::snp_platform_status())?,
-        other => {
-            crate::note_once!("/dev/sev command {other} is not implemented");
-            return Err(Errno::EINVAL);
-        }
-    }
-    user::write(arg + 12, &0u32)?;
-    Ok(0)
+    let Some((_, handler)) = DEVICE_COMMANDS.iter().find(|row| row.0 == command) else {
+        crate::note_once!("/dev/sev command {command} is not implemented");
+        return Err(Errno::EINVAL);
+    };
+    let result = handler(data);
+    user::write(arg + 12, &result.map_or_else(|refusal| refusal.firmware, |()| 0))?;
+    result.map(|()| 0).map_err(|refusal| refusal.errno)
 }

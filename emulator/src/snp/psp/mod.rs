@@ -3,6 +3,7 @@
 //! Its root is its own (`O=Cloister softkvm, emulated, NOT AMD`), made on first use under the state directory.
 
 pub mod certs;
+pub mod device;
 pub mod message;
 pub mod platform;
 pub mod report;
