@@ -37,13 +37,15 @@ impl Apt {
         bail!("none of the suites {} has it, or the mirror {mirror} cannot be reached", suites.join(", "))
     }
 
-    /// With sources, state and cache of its own: one suite of the mirror that the machine uses.
+    /// With sources, state and cache of its own: one suite of the mirror that the machine uses, and what it builds on.
     fn private(directory: &Path, mirror: &str, suite: &str) -> Result<Self> {
         for part in ["state/lists/partial", "cache/archives/partial", "parts"] {
             fs::create_dir_all(directory.join(part))?;
         }
-        let source = format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
-        fs::write(directory.join("sources.list"), source)?;
+        let suites = suite.strip_suffix("-backports").into_iter().chain([suite]);
+        let sources: String =
+            suites.map(|suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n")).collect();
+        fs::write(directory.join("sources.list"), sources)?;
         let at = |part: &str| directory.join(part).display().to_string();
         Ok(Self {
             options: vec![
@@ -53,6 +55,7 @@ impl Apt {
                 format!("Dir::State::lists={}", at("state/lists")),
                 format!("Dir::Cache={}", at("cache")),
                 "APT::Get::List-Cleanup=false".to_owned(),
+                format!("APT::Default-Release={suite}"),
             ],
         })
     }
@@ -71,10 +74,10 @@ impl Apt {
         Ok(names.lines().map(str::to_owned).collect())
     }
 
-    /// Can the package be had? A name without a candidate is one that only an installed package or a stale list knows.
-    pub fn has_candidate(&self, name: &str) -> Result<bool> {
+    /// The version that would be installed. A name without one is known only from an installed package or a stale list.
+    pub fn candidate(&self, name: &str) -> Result<Option<String>> {
         let policy = command::output(self.command("apt-cache").args(["policy", name]))?;
-        Ok(policy.lines().any(|line| line.trim_start().starts_with("Candidate:") && !line.contains("(none)")))
+        Ok(candidate_in(&policy).map(str::to_owned))
     }
 
     /// What would be installed with `name`, itself included; what the machine has already is not.
@@ -95,6 +98,18 @@ impl Apt {
 /// The package that a line of `apt-get --simulate` would install: `Inst NAME (VERSION …)`.
 fn planned(line: &str) -> Option<&str> {
     line.strip_prefix("Inst ")?.split_whitespace().next()
+}
+
+/// The candidate in what `apt-cache policy` prints.
+fn candidate_in(policy: &str) -> Option<&str> {
+    policy.lines().find_map(|line| line.trim_start().strip_prefix("Candidate: ")).filter(|v| *v != "(none)")
+}
+
+/// Major and minor version of a package: `10.0` of `1:10.0.2+ds-2`.
+pub fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let upstream = version.split_once(':').map_or(version, |(_epoch, rest)| rest);
+    let mut numbers = upstream.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// The code name of the machine's own release.
@@ -155,6 +170,21 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(mirror_in(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn versions_are_those_of_the_candidate() {
+        let policy = "qemu:\n  Installed: (none)\n  Candidate: 1:7.2+dfsg-7\n  Version table:\n     1:10.0.2+ds-2 100\n";
+        assert_eq!(candidate_in(policy), Some("1:7.2+dfsg-7"));
+        assert_eq!(candidate_in("qemu:\n  Installed: 1\n  Candidate: (none)\n"), None);
+        for (version, expected) in [
+            ("1:7.2+dfsg-7", Some((7, 2))),
+            ("1:10.0.2+ds-2+deb13u1~bpo12+1", Some((10, 0))),
+            ("9.1", Some((9, 1))),
+            ("1:git", None),
+        ] {
+            assert_eq!(major_and_minor(version), expected, "{version}");
         }
     }
 

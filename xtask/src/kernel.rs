@@ -122,7 +122,7 @@ fn newest_kernel(apt: &Apt) -> Result<Option<String>> {
         apt.names("linux-image-6.")?.into_iter().filter(|name| is_wanted(name)).collect();
     names.sort_by(|a, b| compare_versions(b, a));
     for name in names {
-        if apt.has_candidate(&name)? {
+        if apt.candidate(&name)?.is_some() {
             return Ok(Some(name));
         }
     }

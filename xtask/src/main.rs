@@ -42,8 +42,8 @@ enum Command {
     Bench(bench::Options),
     /// Mutated inputs for every parser and for whole verifications.
     Fuzz(fuzz::Options),
-    /// Everything that must hold.
-    Test,
+    /// Everything that must hold, or the checks that are named.
+    Test(test::Options),
     /// Build the book.
     Book,
     /// Build the firmware ROM.
@@ -66,7 +66,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(options) => demo::run(&options)?,
         Command::Bench(options) => bench::run(&options)?,
         Command::Fuzz(options) => fuzz::run(&options)?,
-        Command::Test => test::run()?,
+        Command::Test(options) => test::run(&options)?,
         Command::Book => println!("{}", book::build()?.display()),
         Command::Firmware => {
             let rom = firmware::build()?;

@@ -30,36 +30,24 @@ pub fn witness() -> Result<std::path::PathBuf> {
     Ok(tool)
 }
 
+/// What the witness computes for our ROM with the demo's kernel and initrd.
+pub fn by_sev_snp_measure(parts: &Parts, command_line: &str, cpus: u32) -> Result<String> {
+    const LAUNCH: [&str; 8] =
+        ["--mode", "snp", "--vmm-type", "QEMU", "--guest-features", "0x1", "--vcpu-sig", "0xa10f11"];
+    let mut witness = Command::new(witness()?);
+    witness.args(LAUNCH).args(["--vcpus", &cpus.to_string(), "--append", command_line]);
+    witness.arg("--ovmf").arg(&parts.rom);
+    witness.arg("--kernel").arg(&parts.kernel).arg("--initrd").arg(&parts.initrd);
+    Ok(command::output(&mut witness)?.trim().to_owned())
+}
+
 /// Compares `cloister-attest measure snp` with the witness.
 pub fn check() -> Result<()> {
     let parts = Parts::build(&crate::kernel::Options::default())?;
-    let tool = witness()?;
     for &cpus in CPUS {
         let ours = demo::measure(&parts, Tee::Snp, cpus, &paths::target().join("reference.json"))?;
-        let mut other = Command::new(&tool);
-        other.args([
-            "--mode",
-            "snp",
-            "--vmm-type",
-            "QEMU",
-            "--guest-features",
-            "0x1",
-            "--vcpu-sig",
-            "0xa10f11",
-        ]);
-        other
-            .args(["--vcpus", &cpus.to_string()])
-            .arg("--ovmf")
-            .arg(&parts.rom)
-            .arg("--kernel")
-            .arg(&parts.kernel);
-        other.arg("--initrd").arg(&parts.initrd).arg("--append").arg(demo::command_line());
-        let theirs = command::output(&mut other)?;
-        ensure!(
-            ours == theirs.trim(),
-            "{cpus} CPUs: cloister-attest says {ours}, sev-snp-measure {}",
-            theirs.trim()
-        );
+        let theirs = by_sev_snp_measure(&parts, &demo::command_line(), cpus)?;
+        ensure!(ours == theirs, "{cpus} CPUs: cloister-attest says {ours}, sev-snp-measure {theirs}");
         println!("{cpus} CPUs: {ours}, as sev-snp-measure says");
     }
     Ok(())

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::apt::{self, Apt};
 use crate::demo::Parts;
-use crate::{boot, command, kernel, paths, progress};
+use crate::{boot, command, kernel, measurement, paths, progress};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
@@ -27,16 +27,48 @@ pub struct Qemu {
     root: Option<PathBuf>,
 }
 
+/// What it is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Plain guests.
+    Emulator,
+    /// Launching SEV-SNP guests.
+    Snp,
+}
+
+impl Need {
+    /// The first version that can.
+    const fn version(self) -> (u32, u32) {
+        match self {
+            Self::Emulator => (0, 0),
+            Self::Snp => (9, 1),
+        }
+    }
+
+    /// Where a fetched one is kept.
+    fn cache(self) -> PathBuf {
+        paths::cache().join(match self {
+            Self::Emulator => "qemu",
+            Self::Snp => "qemu-snp",
+        })
+    }
+}
+
 impl Qemu {
     /// The machine's, the cached, or a fetched one.
-    pub fn obtain() -> Result<Self> {
-        if command::output(Command::new(PROGRAM).arg("--version")).is_ok() {
+    pub fn obtain(need: Need) -> Result<Self> {
+        let own = command::output(Command::new(PROGRAM).arg("--version")).unwrap_or_default();
+        if program_version(&own).is_some_and(|version| version >= need.version()) {
             return Ok(Self { root: None });
         }
-        let root = paths::cache().join("qemu");
+        let root = need.cache();
         if !root.join("complete").is_file() {
-            fetch(&root)
-                .context("no QEMU: it is Debian's qemu-system-x86, fetched through apt; or install it")?;
+            fetch(need, &root).with_context(|| {
+                let (major, minor) = need.version();
+                format!(
+                    "no QEMU of version {major}.{minor} or later: it is Debian's {PACKAGE}, fetched through apt; or install it"
+                )
+            })?;
         }
         Ok(Self { root: Some(root) })
     }
@@ -62,12 +94,20 @@ impl Qemu {
     }
 }
 
-fn fetch(root: &Path) -> Result<()> {
+/// From what QEMU prints first: `QEMU emulator version 10.0.2 (Debian …)`.
+fn program_version(text: &str) -> Option<(u32, u32)> {
+    apt::major_and_minor(text.strip_prefix("QEMU emulator version ")?)
+}
+
+fn fetch(need: Need, root: &Path) -> Result<()> {
     let _step = progress::step(format!("fetching {PACKAGE}"));
-    let has_it = |apt: &Apt| Ok(apt.has_candidate(PACKAGE)?.then_some(()));
+    let has_it = |apt: &Apt| {
+        let version = apt.candidate(PACKAGE)?.as_deref().and_then(apt::major_and_minor);
+        Ok(version.filter(|version| *version >= need.version()).map(drop))
+    };
     // Its libraries must be those of this machine's own release.
     let release = apt::release().context("/etc/os-release names no release")?;
-    let (apt, ()) = Apt::find(&[&release], has_it)?;
+    let (apt, ()) = Apt::find(&[&release, &format!("{release}-backports")], has_it)?;
     let download = root.join("packages");
     let _ = fs::remove_dir_all(root);
     fs::create_dir_all(&download)?;
@@ -103,10 +143,13 @@ pub fn with_virtio_console(command: Command, machine: &str, parts: &Parts, conso
 /// The kernel's console is a serial port: one more device and its interrupt, and lines from the beginning.
 fn with_serial_console(command: Command, machine: &str, parts: &Parts, console: &Path) -> Command {
     let mut command = pc(command, machine, parts);
-    command.args(["-append", "console=ttyS0 panic=-1 cryptomgr.notests"]);
+    command.args(["-append", SERIAL]);
     command.arg("-serial").arg(boot::option("file:", console));
     command
 }
+
+/// The command line for a kernel whose console is a serial port.
+const SERIAL: &str = "console=ttyS0 panic=-1 cryptomgr.notests";
 
 /// Where the interrupt chips are, and what else differs: what QEMU then asks of KVM is different each time.
 const MACHINES: &[(&str, &str)] = &[
@@ -116,22 +159,44 @@ const MACHINES: &[(&str, &str)] = &[
     ("pc,accel=kvm,kernel-irqchip=off", "1"),
 ];
 
-/// An unmodified QEMU boots the demo's kernel on softkvm, however it divides the interrupt chips with KVM.
+/// An unmodified QEMU boots the demo's kernel on softkvm, however it divides the interrupt chips with KVM, and launches it as
+/// an SEV-SNP guest.
 pub fn check() -> Result<()> {
     let parts = Parts::build(&kernel::Options::default())?;
-    let qemu = Qemu::obtain()?;
     let console = paths::target().join("qemu-console.log");
+    let qemu = Qemu::obtain(Need::Emulator)?;
     for (machine, cpus) in MACHINES {
         let _step = progress::step(format!("QEMU, {machine}"));
         let mut softkvm = parts.tool("softkvm");
         softkvm.args(["--tee", "none", "--"]);
         let mut command = with_serial_console(qemu.command(Some(softkvm)), machine, &parts, &console);
         command.args(["-smp", cpus]);
-        let booted = boot::to_init(command, &console, PATIENCE).with_context(|| (*machine).to_owned())?;
+        let booted =
+            boot::until(boot::INIT, command, &console, PATIENCE).with_context(|| (*machine).to_owned())?;
         let text = fs::read_to_string(&console).unwrap_or_default();
         let brought_up = format!("Brought up 1 node, {cpus} CPU");
         ensure!(text.contains(&brought_up), "{machine}: the kernel did not say {brought_up:?}");
         println!("QEMU, {machine}, {cpus} CPUs: init after {:.1} s", booted.seconds);
     }
+    let qemu = Qemu::obtain(Need::Snp)?;
+    [1, 2].into_iter().try_for_each(|cpus| snp(&qemu, &parts, &console, cpus))
+}
+
+/// QEMU launches our ROM as an SEV-SNP guest, and the guest's report says what sev-snp-measure predicts: of these three programs
+/// only the machine is this project's.
+fn snp(qemu: &Qemu, parts: &Parts, console: &Path, cpus: u32) -> Result<()> {
+    const MACHINE: &str = "q35,accel=kvm,confidential-guest-support=sev,memory-backend=ram";
+    const SEV: &str = "sev-snp-guest,id=sev,cbitpos=51,reduced-phys-bits=1,policy=0x30000,kernel-hashes=on";
+    let predicted = measurement::by_sev_snp_measure(parts, SERIAL, cpus)?;
+    let _step = progress::step(format!("QEMU, SEV-SNP guest, {cpus} CPUs"));
+    let mut softkvm = parts.tool("softkvm");
+    softkvm.arg("--state").arg(paths::cache().join("softkvm-state")).args(["--tee", "snp", "--"]);
+    let mut command = with_serial_console(qemu.command(Some(softkvm)), MACHINE, parts, console);
+    command.args(["-cpu", "host", "-smp", &cpus.to_string(), "-object", SEV]);
+    command.args(["-object", "memory-backend-memfd,id=ram,size=512M,share=true"]);
+    command.arg("-bios").arg(&parts.rom);
+    let said = format!("cloister-guest: measurement {predicted}");
+    let booted = boot::until(&said, command, console, PATIENCE).context("SEV-SNP guest")?;
+    println!("QEMU, SEV-SNP guest, {cpus} CPUs: reports {predicted} after {:.1} s", booted.seconds);
     Ok(())
 }

@@ -4,13 +4,15 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-use super::real;
+use super::{cpuid, real};
 use crate::machine::vcpu::VcpuShared;
 
 const SIGNALS: usize = 65;
 static HANDLERS: [AtomicUsize; SIGNALS] = [const { AtomicUsize::new(0) }; SIGNALS];
+/// [`cpuid`] answers instructions of the client's.
+static ILLEGAL_INSTRUCTIONS: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static RUNNING: Cell<*const VcpuShared> = const { Cell::new(std::ptr::null()) };
@@ -39,6 +41,9 @@ impl Drop for InKvmRun {
 }
 
 extern "C" fn trampoline(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    if cpuid::answer(signal, context) {
+        return;
+    }
     let vcpu = RUNNING.with(Cell::get);
     if !vcpu.is_null() {
         // SAFETY: non-null only while `InKvmRun` of this very thread borrows the vCPU.
@@ -54,7 +59,30 @@ extern "C" fn trampoline(signal: c_int, info: *mut libc::siginfo_t, context: *mu
                 std::mem::transmute(handler);
             function(signal, info, context);
         }
+    } else if signal == libc::SIGILL {
+        // Not a CPUID, and no handler of the client's: the instruction runs again, and the default ends the process.
+        install(signal, libc::SIG_DFL);
     }
+}
+
+fn install(signal: c_int, handler: libc::sighandler_t) -> bool {
+    // SAFETY: all-zero is a valid sigaction: no flags, nothing blocked.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
+    // SAFETY: the action is complete, and the handler the default or the trampoline.
+    unsafe { real::sigaction()(signal, &raw const action, std::ptr::null_mut()) == 0 }
+}
+
+/// SIGILL is ours before it is the client's, whatever the client makes of it later.
+pub fn catch_illegal_instructions() -> bool {
+    // SAFETY: all-zero is a valid sigaction, and asking changes nothing.
+    let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    let asked = unsafe { real::sigaction()(libc::SIGILL, std::ptr::null(), &raw mut old) } == 0;
+    ILLEGAL_INSTRUCTIONS.store(true, Ordering::Release);
+    let ours = old.sa_sigaction == trampoline as *const () as usize;
+    asked && (ours || install(libc::SIGILL, trampoline as *const () as usize))
 }
 
 /// `sigaction` as the client sees it.
@@ -76,7 +104,8 @@ pub unsafe fn sigaction(signal: c_int, new: *const libc::sigaction, old: *mut li
         let mut wrapped = unsafe { *new };
         let handler = wrapped.sa_sigaction;
         let own = handler == libc::SIG_DFL || handler == libc::SIG_IGN;
-        if !own {
+        let kept = signal == libc::SIGILL && ILLEGAL_INSTRUCTIONS.load(Ordering::Acquire);
+        if !own || kept {
             wrapped.sa_sigaction = trampoline as *const () as usize;
             wrapped.sa_flags |= libc::SA_SIGINFO;
             // Published before the trampoline can run for it.

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 
-use super::{fds, real, signals};
+use super::{cpuid, fds, real, signals};
 use crate::uapi;
 
 fn device(path: *const c_char) -> Option<fds::Object> {
@@ -21,6 +21,7 @@ fn device(path: *const c_char) -> Option<fds::Object> {
 }
 
 fn open_device(object: fds::Object) -> c_int {
+    cpuid::intercept();
     match fds::memfd(c"softkvm", 0) {
         Ok(fd) => fds::publish(fd, object),
         Err(errno) => errno.give(),

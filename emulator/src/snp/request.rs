@@ -53,18 +53,17 @@ fn judge(
         // The hypervisor's own range is not the firmware's business.
         0x4000_0000..=0x4fff_ffff => claimed,
         0 | 0x8000_0000 => [claimed[0].min(own[0]), own[1], own[2], own[3]],
-        // Family, model and stepping are the machine's; EBX (APIC ID, CPU count) is the hypervisor's; OSXSAVE is the guest's.
-        1 => {
-            let [_, _, c, d] = and([0, 0, own[2] | 1 << 27, own[3] | 1 << 28]);
-            [own[0], claimed[1], c, d]
-        }
+        // EAX may be of another model (QEMU's EPYC-v4 on a Genoa); EBX (APIC ID, CPU count) is the hypervisor's; OSXSAVE is
+        // the guest's.
+        1 => and([u32::MAX, u32::MAX, own[2] | 1 << 27, own[3] | 1 << 28]),
         7 | 0x8000_0021 => and(own),
-        0x8000_0001 => {
-            let [_, _, c, d] = and([0, 0, own[2], own[3]]);
-            [own[0], claimed[1], c, d]
-        }
+        0x8000_0001 => and([u32::MAX, u32::MAX, own[2], own[3]]),
         0x8000_0008 => [claimed[0], claimed[1] & own[1], claimed[2], claimed[3]],
-        0x8000_001f => [claimed[0] & own[0], own[1], claimed[2], claimed[3]],
+        // C-bit and lost address bits are facts; a guest may be told of fewer VMPLs (QEMU's are told of none).
+        0x8000_001f => {
+            const WIDTHS: u32 = 0xfff;
+            [claimed[0] & own[0], claimed[1] & own[1] & !WIDTHS | own[1] & WIDTHS, claimed[2], claimed[3]]
+        }
         // Save-area sizes belong to the XCR0 of the entry; a guest computes the rest (linux: snp_cpuid_calc_xsave_size).
         0xd if subleaf == 0 => and([own[0], u32::MAX, u32::MAX, own[3]]),
         0xd if subleaf == 1 => and([own[0], u32::MAX, own[2], own[3]]),

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use super::Figure;
 use crate::boot::{self, COMMAND_LINE, option};
 use crate::demo::Parts;
-use crate::qemu::{self, Qemu};
+use crate::qemu::{self, Need, Qemu};
 use crate::{kernel, paths, progress};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ struct Measured {
 
 /// Runs the benchmark.
 pub fn run() -> Result<Vec<Figure>> {
-    let qemu = Qemu::obtain()?;
+    let qemu = Qemu::obtain(Need::Emulator)?;
     let parts = Parts::build(&kernel::Options::default())?;
     let console = paths::target().join("bench-console.log");
     let mut best: [Option<Measured>; 4] = [None, None, None, None];
@@ -99,7 +99,7 @@ fn cloister(parts: &Parts, tee: &str, console: &Path) -> Command {
 }
 
 fn measure(command: Command, console: &Path) -> Result<Measured> {
-    let booted = boot::to_init(command, console, PATIENCE)?;
+    let booted = boot::until(boot::INIT, command, console, PATIENCE)?;
     Ok(Measured { seconds: booted.seconds, own_mib: own_memory(booted.pid()).unwrap_or(f64::NAN) })
 }
 
