@@ -15,7 +15,8 @@ use crate::tdx::report;
 /// A message: version, type, size with this header, error code.
 const HEADER_BYTES: usize = 16;
 const MAJOR: u16 = 1;
-const MINOR: u16 = 0;
+/// That of today's `qgs_msg_lib`. Requests may have another: 1.0 was the first, and QEMU takes answers of 1.1 only.
+const MINOR: u16 = 1;
 /// Messages beyond this are nobody's.
 const MAX_BYTES: usize = 64 << 10;
 /// How long a client may keep us waiting.
