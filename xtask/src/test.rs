@@ -31,7 +31,7 @@ const CHECKS: &[Check] = &[
     ("executables", || {
         command::run(&mut cargo(&["build", "--release", "--quiet", "-p", "softkvm", "-p", "cloister"]))
     }),
-    ("launch digest", measurement::check),
+    ("launch measurements", measurement::check),
     ("demo", demo::check),
     ("QEMU on softkvm", qemu::check),
     ("tests", || {

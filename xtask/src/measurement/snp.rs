@@ -42,11 +42,10 @@ pub fn by_sev_snp_measure(parts: &Parts, command_line: &str, cpus: u32) -> Resul
 }
 
 /// Compares `cloister-attest measure snp` with the witness.
-pub fn check() -> Result<()> {
-    let parts = Parts::build(&crate::kernel::Options::default())?;
+pub fn check(parts: &Parts) -> Result<()> {
     for &cpus in CPUS {
-        let ours = demo::measure(&parts, Tee::Snp, cpus, &paths::target().join("reference.json"))?;
-        let theirs = by_sev_snp_measure(&parts, &demo::command_line(), cpus)?;
+        let ours = demo::measure(parts, Tee::Snp, cpus, &paths::target().join("reference.json"))?;
+        let theirs = by_sev_snp_measure(parts, &demo::command_line(), cpus)?;
         ensure!(ours == theirs, "{cpus} CPUs: cloister-attest says {ours}, sev-snp-measure {theirs}");
         println!("{cpus} CPUs: {ours}, as sev-snp-measure says");
     }
