@@ -21,6 +21,9 @@ pub mod tdcall;
 pub mod ve;
 pub mod vmcall;
 
+#[cfg(test)]
+mod coverage;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 

@@ -22,10 +22,10 @@ const BAD_RCX: u64 = status::OPERAND_INVALID | operand::RCX;
 const BAD_RDX: u64 = status::OPERAND_INVALID | operand::RDX;
 
 /// A leaf: the status that goes to RAX, or a stop.
-type Leaf = fn(&mut VcpuEnv<'_>, &mut CpuState) -> Result<u64, Stop>;
+pub(super) type Leaf = fn(&mut VcpuEnv<'_>, &mut CpuState) -> Result<u64, Stop>;
 
 /// Number, highest version, name, what it does.
-const LEAVES: &[(u16, u8, &str, Leaf)] = &[
+pub(super) const LEAVES: &[(u16, u8, &str, Leaf)] = &[
     (0, 0, "TDG.VP.VMCALL", vmcall::vmcall),
     (1, 0, "TDG.VP.INFO", vp_info),
     (2, 0, "TDG.MR.RTMR.EXTEND", rtmr_extend),

@@ -7,18 +7,29 @@ use crate::machine::tee::Intercept;
 
 /// VMX exit reasons (Intel SDM volume 3, appendix "VMX Basic Exit Reasons").
 pub mod reason {
-    pub const CPUID: u32 = 10;
-    pub const HLT: u32 = 12;
-    pub const INVD: u32 = 13;
-    pub const VMCALL: u32 = 18;
-    pub const CR_ACCESS: u32 = 28;
-    pub const IO: u32 = 30;
-    pub const MSR_READ: u32 = 31;
-    pub const MSR_WRITE: u32 = 32;
-    pub const MWAIT: u32 = 36;
-    pub const MONITOR: u32 = 39;
-    pub const EPT_VIOLATION: u32 = 48;
-    pub const WBINVD: u32 = 54;
+    macro_rules! reasons {
+        ($($name:ident = $number:literal)*) => {
+            $(pub const $name: u32 = $number;)*
+            /// All of them, by name.
+            #[cfg(test)]
+            pub const ALL: &[(&str, u32)] = &[$((stringify!($name), $name)),*];
+        };
+    }
+
+    reasons! {
+        CPUID = 10
+        HLT = 12
+        INVD = 13
+        VMCALL = 18
+        CR_ACCESS = 28
+        IO = 30
+        MSR_READ = 31
+        MSR_WRITE = 32
+        MWAIT = 36
+        MONITOR = 39
+        EPT_VIOLATION = 48
+        WBINVD = 54
+    }
 }
 
 /// VE_INFO, as TDG.VP.VEINFO.GET returns it.

@@ -20,7 +20,7 @@ use crate::tdx::{self, TdxVm, vmcall};
 /// struct kvm_tdx_cmd.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Command {
+pub struct Command {
     id: u32,
     flags: u32,
     data: u64,
@@ -71,45 +71,57 @@ const CAPABILITIES_CPUID: usize = 2048;
 
 super::user::abi!(Command, InitVm, MemRegion, Capabilities);
 
-const CAPABILITIES: u32 = 0;
-const INIT_VM: u32 = 1;
-const INIT_VCPU: u32 = 2;
-const INIT_MEM_REGION: u32 = 3;
-const FINALIZE_VM: u32 = 4;
-const GET_CPUID: u32 = 5;
-const TERMINATE_VM: u32 = 6;
-
 /// KVM_TDX_MEASURE_MEMORY_REGION.
 const MEASURE: u32 = 1;
 /// KVM_MAX_CPUID_ENTRIES.
 const MAX_ENTRIES: u32 = 256;
 
-/// A command: KVM's checks of the envelope, the module's status on the way back.
-fn serve(arg: usize, handler: impl FnOnce(&Command) -> Option<Result<(), Refusal>>) -> Result<i32, Errno> {
+type VmCommand = fn(&Vm, &TdxVm, &Command) -> Result<(), Refusal>;
+type VcpuCommand = fn(&Arc<Vcpu>, &TdxVm, &Command) -> Result<(), Refusal>;
+
+/// Number, name, what it does: commands of the VM.
+pub const VM_COMMANDS: &[(u32, &str, VmCommand)] = &[
+    (0, "KVM_TDX_CAPABILITIES", |_, _, command| {
+        no_flags(command)?;
+        capabilities(command.data as usize)
+    }),
+    (1, "KVM_TDX_INIT_VM", init_vm),
+    (4, "KVM_TDX_FINALIZE_VM", |_, tdx, _| Ok(tdx.td().finalize()?)),
+    (6, "KVM_TDX_TERMINATE_VM", |vm, tdx, _| {
+        terminate(vm, tdx);
+        Ok(())
+    }),
+];
+
+/// As above, of a vCPU.
+pub const VCPU_COMMANDS: &[(u32, &str, VcpuCommand)] = &[
+    (2, "KVM_TDX_INIT_VCPU", |vcpu, _, command| {
+        no_flags(command)?;
+        Ok(tdx::init_vcpu(&mut vcpu.lock(), command.data)?)
+    }),
+    (3, "KVM_TDX_INIT_MEM_REGION", init_mem_region),
+    (5, "KVM_TDX_GET_CPUID", |_, tdx, command| get_cpuid(tdx, command.data as usize)),
+];
+
+/// Runs the command of `table` that the client asks for: KVM's checks of the envelope, the module's status on the way
+/// back.
+fn serve<F: Copy>(
+    arg: usize,
+    table: &[(u32, &str, F)],
+    run: impl FnOnce(F, &Command) -> Result<(), Refusal>,
+) -> Result<i32, Errno> {
     let mut command: Command = user::read(arg)?;
-    if command.hw_error != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let Some(result) = handler(&command) else { return Err(Errno::EINVAL) };
+    let row = table.iter().find(|row| row.0 == command.id).filter(|_| command.hw_error == 0);
+    let &(.., handler) = row.ok_or(Errno::EINVAL)?;
+    let result = run(handler, &command);
     command.hw_error = result.map_or_else(|refusal| refusal.module, |()| 0);
     user::write(arg, &command)?;
     result.map(|()| 0).map_err(|refusal| refusal.errno)
 }
 
 /// KVM_MEMORY_ENCRYPT_OP on the VM.
-pub fn vm_command(vm: &Arc<Vm>, tdx: &TdxVm, arg: usize) -> Result<i32, Errno> {
-    serve(arg, |command| {
-        Some(match command.id {
-            CAPABILITIES => no_flags(command).and_then(|()| capabilities(command.data as usize)),
-            INIT_VM => init_vm(vm, tdx, command),
-            FINALIZE_VM => tdx.td().finalize().map_err(Refusal::from),
-            TERMINATE_VM => {
-                terminate(vm, tdx);
-                Ok(())
-            }
-            _ => return None,
-        })
-    })
+pub fn vm_command(vm: &Vm, tdx: &TdxVm, arg: usize) -> Result<i32, Errno> {
+    serve(arg, VM_COMMANDS, |run, command| run(vm, tdx, command))
 }
 
 /// KVM_MEMORY_ENCRYPT_OP on a vCPU: only while the TD is being built.
@@ -117,14 +129,7 @@ pub fn vcpu_command(vcpu: &Arc<Vcpu>, tdx: &TdxVm, arg: usize) -> Result<i32, Er
     if tdx.td().state != State::Initialised {
         return Err(Errno::EINVAL);
     }
-    serve(arg, |command| {
-        Some(match command.id {
-            INIT_VCPU => no_flags(command).and_then(|()| Ok(tdx::init_vcpu(&mut vcpu.lock(), command.data)?)),
-            INIT_MEM_REGION => init_mem_region(vcpu, tdx, command),
-            GET_CPUID => get_cpuid(tdx, command.data as usize),
-            _ => return None,
-        })
-    })
+    serve(arg, VCPU_COMMANDS, |run, command| run(vcpu, tdx, command))
 }
 
 fn no_flags(command: &Command) -> Result<(), Refusal> {

@@ -86,6 +86,8 @@ pub(super) fn on_a_vcpu() -> Lines {
     let mut own = Cpuid { entries: 3, padding: 0, table: [kvm_cpuid_entry2::default(); 64] };
     lines.push(answer("GET_CPUID with room for 3", ioctl::with(&vcpu, id::GET_CPUID, 0, &mut own)));
     lines.push(format!("it tells the number: {}", own.entries > 3));
+    let mut own = Cpuid { entries: 64, ..own };
+    lines.push(answer("GET_CPUID", ioctl::with(&vcpu, id::GET_CPUID, 0, &mut own)));
     machine::set_cpuid(&vcpu)?;
     let mut region = MemRegion { source: 0, gpa: 0, pages: 1 };
     lines.push(answer(
@@ -130,7 +132,7 @@ pub(super) fn regions() -> Lines {
         try_region("shared attribute", 0, at(machine::SHARED, 1)),
         try_region("source that is not there", 0, MemRegion { source: 0x1000, ..at(0x3_0000, 1) }),
         try_region("a page that is there", 0, at(0x1000, 1)),
-        try_region("two pages, measured", 1, at(0x3_0000, 2)),
+        try_region("INIT_MEM_REGION of two pages, measured", 1, at(0x3_0000, 2)),
         try_region("one more, and one that is there", 0, at(0x2_f000, 2)),
     ];
     td.finalize()?;
@@ -182,6 +184,7 @@ pub(super) fn terminate() -> Lines {
     td.finalize()?;
     Ok(vec![
         answer("TERMINATE_VM", ioctl::plain(&td.vm, id::TERMINATE_VM, 0)),
+        answer("TERMINATE_VM again", ioctl::plain(&td.vm, id::TERMINATE_VM, 0)),
         answer("CAPABILITIES after it", ioctl::with(&td.vm, id::CAPABILITIES, 0, &mut *capabilities(64))),
         format!("KVM_RUN after it: {}", td.run_one().err().unwrap_or(0)),
     ])

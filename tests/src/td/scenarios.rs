@@ -117,7 +117,7 @@ fn entry() -> Lines {
             start.gpr[3], start.gpr[1], start.gpr[8], start.gpr[2], start.gpr[6]
         ));
         lines.push(format!(
-            "VP.INFO {:#x}: gpaw {} attributes {:#x} vcpus {} index {}",
+            "VP.INFO: {:#x} gpaw {} attributes {:#x} vcpus {} index {}",
             info.gpr[0], info.gpr[1], info.gpr[2], info.gpr[8] as u32, info.gpr[9]
         ));
     }
@@ -168,9 +168,9 @@ fn cpuid() -> Lines {
         ("80000002h", leaf(0x8000_0002, 0)),
         ("80000007h", leaf(0x8000_0007, 0)),
         ("80000008h", leaf(0x8000_0008, 0)),
-        ("CPUIDVE.SET", tdcall(5, &[(1, 1)])),
+        ("VP.CPUIDVE.SET", tdcall(5, &[(1, 1)])),
         ("0 with CPUIDVE", leaf(0, 0)),
-        ("CPUIDVE.SET of a reserved bit", tdcall(5, &[(1, 4)])),
+        ("VP.CPUIDVE.SET of a reserved bit", tdcall(5, &[(1, 4)])),
     ];
     let mut lines = each(&strict(), cases, values)?;
     // Features are the host's; what the module and the client decide is not.
@@ -254,20 +254,20 @@ fn leaves() -> Lines {
 fn metadata() -> Lines {
     let read = |field: u64| tdcall(7, &[(2, field)]);
     let cases: &[Case] = &[
-        ("ATTRIBUTES", read(0x1110_0003_0000_0000)),
-        ("XFAM", read(0x1110_0003_0000_0001)),
-        ("TSC_FREQUENCY", read(0x1110_0001_0000_000c)),
-        ("CONFIG_FLAGS", read(0x1110_0003_0000_0016)),
-        ("TD_CTLS", read(0x1110_0003_0000_0017)),
-        ("RTMR2 before", read(0x1310_0003_0000_0040 + 12)),
-        ("no such field", read(0x1110_0003_0000_0fff)),
-        ("a sequence", read(0x1110_0003_0000_0000 | 1 << 38)),
-        ("another VM's", tdcall(7, &[(1, 1), (2, 0x1110_0003_0000_0000)])),
-        ("version 1", tdcall(7 | 1 << 16, &[(2, 0x1110_0003_0000_0001)])),
-        ("write of NOTIFY_ENABLES", tdcall(8, &[(2, 0x9100_0000_0000_0010), (8, 1), (9, 1)])),
-        ("NOTIFY_ENABLES", read(0x9100_0000_0000_0010)),
-        ("write of TD_CTLS", tdcall(8, &[(2, 0x1110_0003_0000_0017), (8, 0), (9, 1)])),
-        ("write of ATTRIBUTES", tdcall(8, &[(2, 0x1110_0003_0000_0000), (8, 0), (9, 1)])),
+        ("VM.RD of ATTRIBUTES", read(0x1110_0003_0000_0000)),
+        ("VM.RD of XFAM", read(0x1110_0003_0000_0001)),
+        ("VM.RD of TSC_FREQUENCY", read(0x1110_0001_0000_000c)),
+        ("VM.RD of CONFIG_FLAGS", read(0x1110_0003_0000_0016)),
+        ("VM.RD of TD_CTLS", read(0x1110_0003_0000_0017)),
+        ("VM.RD of RTMR2 before", read(0x1310_0003_0000_0040 + 12)),
+        ("VM.RD of no such field", read(0x1110_0003_0000_0fff)),
+        ("VM.RD of a sequence", read(0x1110_0003_0000_0000 | 1 << 38)),
+        ("VM.RD of another VM's", tdcall(7, &[(1, 1), (2, 0x1110_0003_0000_0000)])),
+        ("VM.RD version 1", tdcall(7 | 1 << 16, &[(2, 0x1110_0003_0000_0001)])),
+        ("VM.WR of NOTIFY_ENABLES", tdcall(8, &[(2, 0x9100_0000_0000_0010), (8, 1), (9, 1)])),
+        ("VM.RD of NOTIFY_ENABLES", read(0x9100_0000_0000_0010)),
+        ("VM.WR of TD_CTLS", tdcall(8, &[(2, 0x1110_0003_0000_0017), (8, 0), (9, 1)])),
+        ("VM.WR of ATTRIBUTES", tdcall(8, &[(2, 0x1110_0003_0000_0000), (8, 0), (9, 1)])),
     ];
     each(&strict(), cases, |r| format!("{:#x} r8 {:#x}", r.gpr[0], r.gpr[8]))
 }
@@ -277,16 +277,16 @@ const LARGE: u64 = 2 << 20;
 fn accept() -> Lines {
     let accept = |gpa: u64, level: u64| tdcall(6, &[(1, gpa | level)]);
     let cases: &[Case] = &[
-        ("1 GiB", accept(0, 2)),
-        ("unaligned 2 MiB", accept(PENDING + 0x1000, 1)),
-        ("shared", accept(SHARED | SHARED_BIT, 0)),
-        ("reserved bits", accept(PENDING | 0x10, 0)),
-        ("a launch page", accept(0x1000, 0)),
-        ("2 MiB with launch pages in it", accept(0, 1)),
-        ("4 KiB among launch pages", accept(0x2_0000, 0)),
-        ("2 MiB", accept(PENDING, 1)),
-        ("2 MiB again", accept(PENDING, 1)),
-        ("4 KiB of those 2 MiB", accept(PENDING + 0x5000, 0)),
+        ("MEM.PAGE.ACCEPT of 1 GiB", accept(0, 2)),
+        ("MEM.PAGE.ACCEPT of unaligned 2 MiB", accept(PENDING + 0x1000, 1)),
+        ("MEM.PAGE.ACCEPT of a shared page", accept(SHARED | SHARED_BIT, 0)),
+        ("MEM.PAGE.ACCEPT with reserved bits", accept(PENDING | 0x10, 0)),
+        ("MEM.PAGE.ACCEPT of a launch page", accept(0x1000, 0)),
+        ("MEM.PAGE.ACCEPT of 2 MiB with launch pages in it", accept(0, 1)),
+        ("MEM.PAGE.ACCEPT of 4 KiB among launch pages", accept(0x2_0000, 0)),
+        ("MEM.PAGE.ACCEPT of 2 MiB", accept(PENDING, 1)),
+        ("MEM.PAGE.ACCEPT of 2 MiB again", accept(PENDING, 1)),
+        ("MEM.PAGE.ACCEPT of 4 KiB of those 2 MiB", accept(PENDING + 0x5000, 0)),
         ("use of them", with(Do::Store, &[(7, PENDING + 0x5000)])),
     ];
     let mut lines = each(&strict(), cases, status)?;
