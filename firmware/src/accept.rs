@@ -11,7 +11,7 @@ use crate::memory_map::Ram;
 use crate::termination::{Stop, TerminationReason};
 
 const fn refused(detail: &'static str) -> Stop {
-    TerminationReason::PageValidation.because(detail)
+    Stop::because(TerminationReason::PageValidationFailed, detail)
 }
 
 /// Validates all RAM but the pages that the launch validated and those that are shared.

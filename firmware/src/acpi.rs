@@ -24,6 +24,6 @@ pub fn install<M: Machine>(machine: &mut M, cpus: u16) -> Result<Range, Stop> {
     let memory = machine.ram(ACPI)?;
     memory.fill(0);
     let used = acpi::build(memory, cpus, kind)
-        .map_err(|_| TerminationReason::OutOfMemory.because("ACPI tables overflow"))?;
+        .map_err(|_| Stop::because(TerminationReason::OutOfMemory, "ACPI tables overflow"))?;
     Ok(Range::new(ACPI.start, ACPI.start.saturating_add(used as u64)))
 }

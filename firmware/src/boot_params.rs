@@ -49,7 +49,7 @@ struct CcBlob {
 }
 const _: () = assert!(size_of::<CcBlob>() == 40);
 
-const FULL: Stop = TerminationReason::OutOfMemory.because("boot_params overflow");
+const FULL: Stop = Stop::because(TerminationReason::OutOfMemory, "boot_params overflow");
 
 /// What is handed to Linux besides the memory map.
 pub struct Contents {

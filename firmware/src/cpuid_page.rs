@@ -48,7 +48,7 @@ const ENCRYPTED_MEMORY: u32 = 0x8000_001F;
 const SEV_BITS: u32 = 1 << 1 | 1 << 3 | 1 << 4;
 
 const fn refused(detail: &'static str) -> Stop {
-    TerminationReason::CpuidPage.because(detail)
+    Stop::because(TerminationReason::CpuidPageRefused, detail)
 }
 
 /// What the firmware makes use of where it is there.
@@ -172,7 +172,7 @@ mod tests {
         for (name, damage) in cases {
             let mut page = cpuid_page(51);
             damage(&mut page);
-            assert_eq!(check(&page, 51).unwrap_err().reason, TerminationReason::CpuidPage, "{name}");
+            assert_eq!(check(&page, 51).unwrap_err().reason, TerminationReason::CpuidPageRefused, "{name}");
         }
     }
 }

@@ -20,7 +20,7 @@ pub type Digest384 = [u8; 48];
 const TPM_ALG_SHA384: u16 = 0x000C;
 const EV_NO_ACTION: u32 = 3;
 
-const FULL: Stop = TerminationReason::Measurement.because("event log is full");
+const FULL: Stop = Stop::because(TerminationReason::MeasurementFailed, "event log is full");
 
 /// TCG_PCClientPCREvent with a TCG_EfiSpecIDEvent in it: what a log starts with.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

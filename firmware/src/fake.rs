@@ -373,7 +373,7 @@ impl Machine for Fake {
     fn extend_rtmr(&mut self, rtmr: u8, digest: &[u8; 48]) -> Result<(), Stop> {
         assert!(matches!(self.guest, Guest::Td { .. }), "RTMRs outside a TD");
         if self.lies.stuck_rtmr == Some(rtmr) {
-            return Err(TerminationReason::Measurement.because("stuck"));
+            return Err(Stop::because(TerminationReason::MeasurementFailed, "stuck"));
         }
         self.rtmrs.0[usize::from(rtmr)].extend(digest);
         Ok(())
@@ -399,7 +399,7 @@ impl Machine for Fake {
                 assert_eq!(self.validations(page), 1, "{page:#x} is used before it is accepted");
             }
         }
-        let bad = TerminationReason::Exception.because("range");
+        let bad = Stop::because(TerminationReason::UnexpectedException, "range");
         self.ram.get_mut(range.start as usize..range.end as usize).ok_or(bad)
     }
 

@@ -82,7 +82,7 @@ const DATA_OFFSET: usize = PAGE as usize;
 const CHUNK: usize = (BOUNCE.end - BOUNCE.start - PAGE) as usize;
 
 const fn failed(detail: &'static str) -> Stop {
-    TerminationReason::FwCfg.because(detail)
+    Stop::because(TerminationReason::FwCfgFailed, detail)
 }
 
 /// An fw_cfg that said it does DMA.

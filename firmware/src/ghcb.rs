@@ -2,10 +2,11 @@
 //!
 //! Pure encoding and decoding; what executes VMGEXIT is in the ROM.
 
+use cloister_attestation::abi::TERMINATION_SET;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::machine::PortAccess;
-use crate::termination::{REASON_SET, Stop, TerminationReason};
+use crate::termination::{Stop, TerminationReason};
 
 /// The MSR that carries the GHCB's address or, in the MSR protocol, a request and its answer.
 pub const MSR: u32 = 0xC001_0130;
@@ -27,7 +28,7 @@ const FEATURE_SNP: u64 = 1 << 0;
 const FRAME: u64 = 0x000F_FFFF_FFFF_F000;
 
 const fn broken(detail: &'static str) -> Stop {
-    TerminationReason::GhcbProtocol.because(detail)
+    Stop::because(TerminationReason::GhcbProtocol, detail)
 }
 
 /// A request by the MSR protocol, and how to judge the answer.
@@ -79,9 +80,10 @@ impl Request {
             }
             Self::MakePrivate(_) | Self::MakeShared(_) => {
                 if info != STATE_CHANGE_RESPONSE || response >> 32 != 0 {
-                    return Err(
-                        TerminationReason::PageStateChange.because("host refused a page state change")
-                    );
+                    return Err(Stop::because(
+                        TerminationReason::PageStateChangeRefused,
+                        "host refused a page state change",
+                    ));
                 }
             }
         }
@@ -91,7 +93,7 @@ impl Request {
 
 /// The termination request for `reason`.
 pub const fn terminate(reason: TerminationReason) -> u64 {
-    TERMINATE | (REASON_SET as u64) << 12 | (reason.code() as u64) << 16
+    TERMINATE | (TERMINATION_SET as u64) << 12 | (reason.code() as u64) << 16
 }
 
 /// The block itself, as far as this firmware uses it; the rest is padding. Offsets: AMD 56421, table "GHCB layout".
@@ -215,7 +217,7 @@ mod tests {
         ] {
             assert_eq!(request.encode(), expected, "{request:?}");
         }
-        assert_eq!(terminate(TerminationReason::KernelHash), 0x1_2100);
+        assert_eq!(terminate(TerminationReason::KernelHashMismatch), 0x1_2100);
         assert_eq!(terminate(TerminationReason::GhcbProtocol), 0xE_2100);
     }
 

@@ -46,7 +46,8 @@ pub struct KernelHashes {
 impl KernelHashes {
     /// Reads the hash page. A launch without a kernel measures a page of zeros: no table, and so no kernel to trust.
     pub fn parse(page: &[u8], compress: Compress) -> Result<Self, Stop> {
-        let refused = TerminationReason::NoHashTable.because("the launch measured no kernel hash table");
+        let refused =
+            Stop::because(TerminationReason::NoHashTable, "the launch measured no kernel hash table");
         let table: Table = bytes::read(page, 0).ok_or(refused)?;
         let entry = |entry: &Entry, guid: Guid| {
             (entry.guid == guid && usize::from(entry.length.get()) == size_of::<Entry>())
@@ -72,15 +73,17 @@ impl KernelHashes {
     /// Compares what was loaded with what was measured. Nothing here is secret, so plain comparison will do.
     pub fn check(&self, what: Artifact, hash: Sha256) -> Result<(), Stop> {
         let (expected, refused) = match what {
-            Artifact::Kernel => {
-                (&self.kernel, TerminationReason::KernelHash.because("kernel is not the measured one"))
-            }
-            Artifact::Initrd => {
-                (&self.initrd, TerminationReason::InitrdHash.because("initrd is not the measured one"))
-            }
+            Artifact::Kernel => (
+                &self.kernel,
+                Stop::because(TerminationReason::KernelHashMismatch, "kernel is not the measured one"),
+            ),
+            Artifact::Initrd => (
+                &self.initrd,
+                Stop::because(TerminationReason::InitrdHashMismatch, "initrd is not the measured one"),
+            ),
             Artifact::Cmdline => (
                 &self.cmdline,
-                TerminationReason::CmdlineHash.because("command line is not the measured one"),
+                Stop::because(TerminationReason::CmdlineHashMismatch, "command line is not the measured one"),
             ),
         };
         if hash.finalize() == *expected { Ok(()) } else { Err(refused) }
@@ -111,9 +114,9 @@ mod tests {
     fn measured_artifacts_pass_and_any_other_is_named() {
         let hashes = KernelHashes::parse(&page(), compress_portably).unwrap();
         for (what, good, reason) in [
-            (Artifact::Kernel, &b"kernel"[..], TerminationReason::KernelHash),
-            (Artifact::Initrd, b"", TerminationReason::InitrdHash),
-            (Artifact::Cmdline, b"cmdline\0", TerminationReason::CmdlineHash),
+            (Artifact::Kernel, &b"kernel"[..], TerminationReason::KernelHashMismatch),
+            (Artifact::Initrd, b"", TerminationReason::InitrdHashMismatch),
+            (Artifact::Cmdline, b"cmdline\0", TerminationReason::CmdlineHashMismatch),
         ] {
             let check = |contents: &[u8]| {
                 let mut hash = hashes.hash();

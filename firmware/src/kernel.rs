@@ -11,7 +11,7 @@ use crate::placement::FreeRam;
 use crate::termination::{Stop, TerminationReason};
 
 const fn unusable(detail: &'static str) -> Stop {
-    TerminationReason::KernelUnusable.because(detail)
+    Stop::because(TerminationReason::KernelUnusable, detail)
 }
 
 /// Offset of the setup header in the setup part and in `boot_params`.
@@ -129,7 +129,7 @@ pub fn plan_bzimage(setup: &[u8], image_size: u64, free: &FreeRam) -> Result<Pla
         return Err(unusable("kernel is truncated"));
     }
     let range = |size: u64| start.checked_add(size).map(|end| Range::new(start, end));
-    let out_of_memory = TerminationReason::OutOfMemory.because("RAM is too small for the kernel");
+    let out_of_memory = Stop::because(TerminationReason::OutOfMemory, "RAM is too small for the kernel");
     let footprint = range(init_size).filter(|r| free.range().contains(r)).ok_or(out_of_memory)?;
     Ok(Plan {
         header,
@@ -242,7 +242,7 @@ impl Elf {
             return Err(bad);
         }
         if !free.range().contains(&segment.memory) {
-            return Err(TerminationReason::OutOfMemory.because("RAM is too small for the kernel"));
+            return Err(Stop::because(TerminationReason::OutOfMemory, "RAM is too small for the kernel"));
         }
         Ok(Some(segment))
     }

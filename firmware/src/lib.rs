@@ -45,4 +45,4 @@ mod fake;
 
 pub use boot::{Handoff, boot};
 pub use machine::{Guest, Machine, PageSize, PortAccess, Validation, Width};
-pub use termination::{REASON_SET, Stop, TERMINATION_PORT, TerminationReason, termination_code};
+pub use termination::{Stop, TerminationReason};

@@ -1,5 +1,6 @@
 //! The memory map that the host tells (fw_cfg "etc/e820"), checked, and the map that Linux gets.
 
+use cloister_attestation::abi;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -19,6 +20,8 @@ pub struct E820Entry {
     kind: U32,
 }
 const _: () = assert!(size_of::<E820Entry>() == 20);
+// The linker script's table of addresses is by itself; the VMM and the verifier have the machine's.
+const _: () = assert!(RAM_BELOW_4G_END == abi::LOW_RAM_MAX && RAM_ABOVE_4G == abi::HIGH_RAM);
 
 impl E820Entry {
     /// Usable RAM.
@@ -63,7 +66,7 @@ pub struct Ram {
 }
 
 const fn refused(detail: &'static str) -> Stop {
-    TerminationReason::MemoryMap.because(detail)
+    Stop::because(TerminationReason::MemoryMapRefused, detail)
 }
 
 impl Ram {

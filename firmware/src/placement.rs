@@ -22,7 +22,7 @@ impl FreeRam {
     /// Gives up everything below `end`.
     pub fn keep_above(&mut self, end: u64) -> Result<(), Stop> {
         if end > self.0.end {
-            return Err(TerminationReason::OutOfMemory.because("RAM is too small for the kernel"));
+            return Err(Stop::because(TerminationReason::OutOfMemory, "RAM is too small for the kernel"));
         }
         self.0.start = self.0.start.max(end);
         Ok(())
@@ -30,7 +30,8 @@ impl FreeRam {
 
     /// Takes `length` bytes, page-aligned, as high as possible but not beyond `limit`.
     pub fn take_high(&mut self, length: u64, limit: u64) -> Result<Range, Stop> {
-        let too_large = TerminationReason::OutOfMemory.because("RAM is too small for kernel and initrd");
+        let too_large =
+            Stop::because(TerminationReason::OutOfMemory, "RAM is too small for kernel and initrd");
         let start = round_down(self.0.end.min(limit).checked_sub(length).ok_or(too_large)?, PAGE);
         if start < self.0.start {
             return Err(too_large);

@@ -3,9 +3,11 @@
 //!
 //! Pure encoding and decoding; what executes TDCALL is in the ROM. The module's answers are trusted, the host's are not.
 
+use cloister_attestation::abi::TDX_FATAL_FIRMWARE;
+
 use crate::layout::{GIB, LARGE_PAGE, PAGE, Range};
 use crate::machine::{PageSize, PortAccess, Validation};
-use crate::termination::{REASON_SET, Stop, TerminationReason};
+use crate::termination::{Stop, TerminationReason};
 
 /// General registers of a TDCALL: all but RSP and RBP, in the order in which the ROM's code loads and stores them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +51,7 @@ const RETRY: u64 = 1;
 pub const TRIES: u32 = 1 << 16;
 
 const fn failed(detail: &'static str) -> Stop {
-    TerminationReason::Tdcall.because(detail)
+    Stop::because(TerminationReason::TdcallFailed, detail)
 }
 
 const fn vmcall(function: u64) -> Registers {
@@ -97,7 +99,8 @@ pub const fn map_gpa(range: Range, shared_bit: u64) -> Registers {
 
 /// What is left of `range` after the host's answer; it may stop anywhere, but only go forwards.
 pub fn map_gpa_response(range: Range, shared_bit: u64, answer: &Registers) -> Result<Range, Stop> {
-    let refused = TerminationReason::PageStateChange.because("host refused a page state change");
+    let refused =
+        Stop::because(TerminationReason::PageStateChangeRefused, "host refused a page state change");
     if answer.rax != 0 {
         return Err(refused);
     }
@@ -157,13 +160,8 @@ pub const fn extended(answer: &Registers) -> Option<Result<(), Stop>> {
     match (answer.rax >> 32) as u32 {
         0 => Some(Ok(())),
         OPERAND_BUSY => None,
-        _ => Some(Err(TerminationReason::Measurement.because("an RTMR could not be extended"))),
+        _ => Some(Err(Stop::because(TerminationReason::MeasurementFailed, "an RTMR could not be extended"))),
     }
-}
-
-/// Error code of ReportFatalError: bit 31 marks the TD's own codes, then our set of reasons and the reason.
-pub const fn fatal_code(reason: TerminationReason) -> u32 {
-    1 << 31 | (REASON_SET as u32) << 8 | reason.code() as u32
 }
 
 /// ReportFatalError, with as many of the words as fit into eight registers.
@@ -175,7 +173,7 @@ pub fn fatal(stop: &Stop) -> Registers {
     let [r14, r15, rbx, rdi, rsi, r8, r9, rdx] = text;
     Registers {
         rcx: ALL_REGISTERS,
-        r12: u64::from(fatal_code(stop.reason)),
+        r12: u64::from(TDX_FATAL_FIRMWARE) | u64::from(stop.reason.code()),
         r14,
         r15,
         rbx,
@@ -210,7 +208,7 @@ mod tests {
             let access = PortAccess { port: 0, width, out: None };
             assert_eq!(port_response(access, &answer), Ok(value));
             for bad in [Registers { rax: 1, ..answer }, Registers { r10: 1 << 63, ..answer }] {
-                assert_eq!(port_response(access, &bad).unwrap_err().reason, TerminationReason::Tdcall);
+                assert_eq!(port_response(access, &bad).unwrap_err().reason, TerminationReason::TdcallFailed);
             }
         }
     }
@@ -227,7 +225,7 @@ mod tests {
         assert_eq!(answer(RETRY, 0x3000 | SHARED), Ok(Range::new(0x3000, 0x5000)));
         for (r10, r11) in [(RETRY, 0), (RETRY, 0x5000), (RETRY, 0x3001), (1 << 63, 0x3000), (2, 0x3000)] {
             let stop = answer(r10, r11).unwrap_err();
-            assert_eq!(stop.reason, TerminationReason::PageStateChange, "{r10:#x} {r11:#x}");
+            assert_eq!(stop.reason, TerminationReason::PageStateChangeRefused, "{r10:#x} {r11:#x}");
         }
     }
 
@@ -251,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_end_has_a_code_and_words() {
-        let stop = TerminationReason::MemoryMap.because("memory map is not sorted");
+        let stop = Stop::because(TerminationReason::MemoryMapRefused, "memory map is not sorted");
         let Registers { rcx, r11, r12, r14, r15, rbx, rdi, .. } = fatal(&stop);
         assert_eq!((rcx, r11, r12), (0xFFCC, 0x1_0003, 0x8000_0205));
         let text = [r14, r15, rbx, rdi].map(u64::to_le_bytes).concat();

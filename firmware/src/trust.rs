@@ -70,7 +70,8 @@ impl Trust {
         acpi: Range,
     ) -> Result<(), Stop> {
         let Self::Log(log) = self else { return Ok(()) };
-        let too_long = TerminationReason::Measurement.because("platform description is too long");
+        let too_long =
+            Stop::because(TerminationReason::MeasurementFailed, "platform description is too long");
         let mut ranges = [MemoryRange { gpa: 0, len: 0 }; 2];
         let mut count = 0_usize;
         let present = ram.ranges().into_iter().filter(|range| !range.is_empty());
@@ -126,7 +127,10 @@ impl Trust {
                     Artifact::Initrd => log.measure_hash(machine, &Event::INITRD, digest),
                 }
             }
-            _ => Err(TerminationReason::Exception.because("internal error: a hash of another kind")),
+            _ => Err(Stop::because(
+                TerminationReason::UnexpectedException,
+                "internal error: a hash of another kind",
+            )),
         }
     }
 

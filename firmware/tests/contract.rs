@@ -1,47 +1,10 @@
-//! What the firmware and the rest of the project must agree on, checked against the crate that the rest uses. The ROM
-//! itself cannot link that crate: it has no allocator.
+//! What the ROM says of itself, read by the crate that launchers and verifiers read it with.
 
-use cloister_attestation::abi;
 use cloister_attestation::measure::snp::{Rom, SectionKind};
 use cloister_attestation::measure::tdx::{self, Tdvf};
 use cloister_firmware::layout::{AP_ENTRY, KERNEL_HASHES, LAUNCHED, LAUNCHED_TD, ROM};
-use cloister_firmware::tdcall::fatal_code;
-use cloister_firmware::{TerminationReason, metadata, termination_code};
+use cloister_firmware::metadata;
 use zerocopy::IntoBytes;
-
-#[test]
-fn termination_reasons_have_the_codes_that_the_host_prints() {
-    use TerminationReason::*;
-    use abi::TerminationReason as Abi;
-    for (ours, theirs) in [
-        (KernelHash, Abi::KernelHashMismatch),
-        (InitrdHash, Abi::InitrdHashMismatch),
-        (CmdlineHash, Abi::CmdlineHashMismatch),
-        (NoHashTable, Abi::NoHashTable),
-        (MemoryMap, Abi::MemoryMapRefused),
-        (CpuCount, Abi::CpuCountRefused),
-        (PageValidation, Abi::PageValidationFailed),
-        (PageStateChange, Abi::PageStateChangeRefused),
-        (KernelUnusable, Abi::KernelUnusable),
-        (FwCfg, Abi::FwCfgFailed),
-        (CpuidPage, Abi::CpuidPageRefused),
-        (Exception, Abi::UnexpectedException),
-        (OutOfMemory, Abi::OutOfMemory),
-        (GhcbProtocol, Abi::GhcbProtocol),
-        (Tdcall, Abi::TdcallFailed),
-        (Measurement, Abi::MeasurementFailed),
-    ] {
-        assert_eq!(Abi::from_code(ours.code()), Some(theirs), "{ours:?}");
-        assert_eq!(fatal_code(ours), abi::TDX_FATAL_FIRMWARE | u32::from(theirs.code()));
-        assert_eq!(termination_code(ours), abi::TERMINATION_FLAG | theirs.code());
-    }
-    assert_eq!(cloister_firmware::REASON_SET, abi::TERMINATION_SET);
-}
-
-#[test]
-fn the_termination_port_is_the_machine_models() {
-    assert_eq!(cloister_firmware::TERMINATION_PORT, abi::TERMINATION_PORT);
-}
 
 /// A ROM that is empty but for its metadata.
 fn image() -> Vec<u8> {

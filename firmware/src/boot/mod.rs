@@ -61,15 +61,16 @@ pub fn boot<M: Machine>(machine: &mut M) -> Result<Handoff, Stop> {
 }
 
 fn memory_map<M: Machine>(machine: &mut M, fw_cfg: &FwCfg) -> Result<Ram, Stop> {
-    let missing = TerminationReason::FwCfg.because("fw_cfg has no etc/e820");
+    let missing = Stop::because(TerminationReason::FwCfgFailed, "fw_cfg has no etc/e820");
     let (key, size) = fw_cfg.file(machine, "etc/e820")?.ok_or(missing)?;
     let mut bytes = [0; ENTRIES_MAX * size_of::<E820Entry>()];
     let bytes = bytes
         .get_mut(..size as usize)
-        .ok_or(TerminationReason::MemoryMap.because("memory map is empty or too long"))?;
+        .ok_or(Stop::because(TerminationReason::MemoryMapRefused, "memory map is empty or too long"))?;
     fw_cfg.read(machine, key, bytes)?;
-    let entries = <[E820Entry]>::ref_from_bytes(bytes)
-        .map_err(|_| TerminationReason::MemoryMap.because("memory map is no list of entries"))?;
+    let entries = <[E820Entry]>::ref_from_bytes(bytes).map_err(|_| {
+        Stop::because(TerminationReason::MemoryMapRefused, "memory map is no list of entries")
+    })?;
     let ram_size = fw_cfg.read_u64(machine, Key::RAM_SIZE)?;
     Ram::check(entries, ram_size)
 }
@@ -77,7 +78,7 @@ fn memory_map<M: Machine>(machine: &mut M, fw_cfg: &FwCfg) -> Result<Ram, Stop> 
 fn cpu_count<M: Machine>(machine: &mut M, fw_cfg: &FwCfg) -> Result<u16, Stop> {
     match fw_cfg.read_u16(machine, Key::CPU_COUNT)? {
         count @ 1..=acpi::CPUS_MAX => Ok(count),
-        _ => Err(TerminationReason::CpuCount.because("processor count out of range")),
+        _ => Err(Stop::because(TerminationReason::CpuCountRefused, "processor count out of range")),
     }
 }
 
@@ -103,7 +104,7 @@ fn load_kernel<M: Machine>(
     let setup_size = u64::from(fw_cfg.read_u32(machine, Key::SETUP_SIZE)?);
     let size = u64::from(fw_cfg.read_u32(machine, Key::KERNEL_SIZE)?);
     if size == 0 {
-        return Err(TerminationReason::KernelUnusable.because("no kernel"));
+        return Err(Stop::because(TerminationReason::KernelUnusable, "no kernel"));
     }
     if setup_size == 0 {
         load_elf(machine, fw_cfg, free, size, trust)
@@ -121,7 +122,7 @@ fn load_bzimage<M: Machine>(
     trust: &mut Trust,
 ) -> Result<Kernel, Stop> {
     if setup_size > SETUP.len() {
-        return Err(TerminationReason::KernelUnusable.because("kernel's setup part is too long"));
+        return Err(Stop::because(TerminationReason::KernelUnusable, "kernel's setup part is too long"));
     }
     let setup = Range::new(SETUP.start, SETUP.start.saturating_add(setup_size));
     let mut hash = trust.hash();
@@ -158,7 +159,7 @@ fn load_elf<M: Machine>(
         entry_inside |= segment.memory.start <= elf.entry && elf.entry < segment.memory.end;
     }
     if !entry_inside {
-        return Err(TerminationReason::KernelUnusable.because("kernel's entry point is outside it"));
+        return Err(Stop::because(TerminationReason::KernelUnusable, "kernel's entry point is outside it"));
     }
     free.keep_above(end)?;
     Ok(Kernel {
@@ -171,7 +172,7 @@ fn load_elf<M: Machine>(
 
 /// Copies a segment from the file's place to its own, both in RAM and disjoint, and zeroes the rest of it.
 fn place<M: Machine>(machine: &mut M, file: &Range, segment: &kernel::Segment) -> Result<(), Stop> {
-    let bad = TerminationReason::KernelUnusable.because("kernel has a bad program header");
+    let bad = Stop::because(TerminationReason::KernelUnusable, "kernel has a bad program header");
     let to = segment.memory.start;
     let all = machine.ram(Range::new(to, file.end))?;
     let offset = |gpa: u64| gpa.checked_sub(to).and_then(|offset| usize::try_from(offset).ok()).ok_or(bad);
@@ -189,7 +190,7 @@ fn load_cmdline<M: Machine>(
     max: u64,
     trust: &mut Trust,
 ) -> Result<(), Stop> {
-    let bad = |detail| TerminationReason::KernelUnusable.because(detail);
+    let bad = |detail| Stop::because(TerminationReason::KernelUnusable, detail);
     let size = u64::from(fw_cfg.read_u32(machine, Key::CMDLINE_SIZE)?);
     if size > CMDLINE.len() || size > max.saturating_add(1) {
         return Err(bad("command line is too long for the kernel"));

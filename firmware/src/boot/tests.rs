@@ -165,7 +165,7 @@ fn a_td_that_cannot_measure_does_not_start_the_kernel() {
     for rtmr in 0..3 {
         let mut machine = Fake::td();
         machine.lies.stuck_rtmr = Some(rtmr);
-        assert_eq!(reason(&mut machine), TerminationReason::Measurement, "RTMR{rtmr}");
+        assert_eq!(reason(&mut machine), TerminationReason::MeasurementFailed, "RTMR{rtmr}");
     }
 }
 
@@ -247,11 +247,11 @@ fn a_remapped_or_unvalidatable_page_ends_the_guest() {
             let mut machine = guest();
             machine.lies.small_pages = small_pages;
             machine.lies.remapped = Some(page);
-            assert_eq!(reason(&mut machine), TerminationReason::PageValidation, "{page:#x} remapped");
+            assert_eq!(reason(&mut machine), TerminationReason::PageValidationFailed, "{page:#x} remapped");
             let mut machine = guest();
             machine.lies.small_pages = small_pages;
             machine.lies.broken = Some(page);
-            assert_eq!(reason(&mut machine), TerminationReason::PageValidation, "{page:#x} broken");
+            assert_eq!(reason(&mut machine), TerminationReason::PageValidationFailed, "{page:#x} broken");
         }
     }
 }
@@ -260,18 +260,18 @@ fn a_remapped_or_unvalidatable_page_ends_the_guest() {
 fn anything_but_what_was_measured_is_named() {
     type Tamper = fn(&mut Fake);
     let cases: [(TerminationReason, Tamper); 9] = [
-        (TerminationReason::KernelHash, |m| m.items.get_mut(&0x11).unwrap()[250_000] ^= 1),
-        (TerminationReason::KernelHash, |m| m.items.get_mut(&0x18).unwrap()[0x20] ^= 1),
-        (TerminationReason::KernelHash, |m| {
+        (TerminationReason::KernelHashMismatch, |m| m.items.get_mut(&0x11).unwrap()[250_000] ^= 1),
+        (TerminationReason::KernelHashMismatch, |m| m.items.get_mut(&0x18).unwrap()[0x20] ^= 1),
+        (TerminationReason::KernelHashMismatch, |m| {
             let longer = [&m.items[&0x11][..], &[0]].concat();
             m.set_item(0x08, 0x11, &longer);
         }),
-        (TerminationReason::InitrdHash, |m| m.items.get_mut(&0x12).unwrap()[100_000] ^= 1),
-        (TerminationReason::InitrdHash, |m| m.set_item(0x0B, 0x12, &[])),
-        (TerminationReason::CmdlineHash, |m| m.set_item(0x14, 0x15, b"init=/bin/sh\0")),
-        (TerminationReason::CmdlineHash, |m| m.set_item(0x14, 0x15, b"")),
+        (TerminationReason::InitrdHashMismatch, |m| m.items.get_mut(&0x12).unwrap()[100_000] ^= 1),
+        (TerminationReason::InitrdHashMismatch, |m| m.set_item(0x0B, 0x12, &[])),
+        (TerminationReason::CmdlineHashMismatch, |m| m.set_item(0x14, 0x15, b"init=/bin/sh\0")),
+        (TerminationReason::CmdlineHashMismatch, |m| m.set_item(0x14, 0x15, b"")),
         (TerminationReason::NoHashTable, |m| m.put(KERNEL_HASHES, &[0; 4096])),
-        (TerminationReason::CpuidPage, |m| m.put(CPUID, &crate::fake::cpuid_page(50))),
+        (TerminationReason::CpuidPageRefused, |m| m.put(CPUID, &crate::fake::cpuid_page(50))),
     ];
     for (index, (expected, tamper)) in cases.into_iter().enumerate() {
         let mut machine = Fake::snp();
@@ -320,14 +320,14 @@ fn memory_maps_that_cannot_be_are_refused() {
     for (name, map, size) in cases {
         let mut machine = Fake::snp();
         machine.set_e820(map, size);
-        assert_eq!(reason(&mut machine), TerminationReason::MemoryMap, "{name}");
+        assert_eq!(reason(&mut machine), TerminationReason::MemoryMapRefused, "{name}");
     }
     let mut machine = Fake::snp();
     machine.items.get_mut(&E820_KEY).unwrap().pop();
     let mut directory = machine.items[&0x19].clone();
     directory[4 + 64 + 3] -= 1;
     machine.items.insert(0x19, directory);
-    assert_eq!(reason(&mut machine), TerminationReason::MemoryMap, "no whole number of entries");
+    assert_eq!(reason(&mut machine), TerminationReason::MemoryMapRefused, "no whole number of entries");
 }
 
 #[test]
@@ -348,7 +348,9 @@ fn processor_counts_out_of_range_are_refused() {
         machine.items.insert(0x05, u16::to_le_bytes(count).to_vec());
         match boot(&mut machine) {
             Ok(_) => assert!(ok, "{count}"),
-            Err(stop) => assert!(!ok && stop.reason == TerminationReason::CpuCount, "{count}: {stop:?}"),
+            Err(stop) => {
+                assert!(!ok && stop.reason == TerminationReason::CpuCountRefused, "{count}: {stop:?}")
+            }
         }
     }
 }
@@ -369,7 +371,7 @@ fn an_fw_cfg_that_fails_ends_the_guest() {
     for (index, lie) in cases.into_iter().enumerate() {
         let mut machine = Fake::snp();
         lie(&mut machine);
-        assert_eq!(reason(&mut machine), TerminationReason::FwCfg, "case {index}");
+        assert_eq!(reason(&mut machine), TerminationReason::FwCfgFailed, "case {index}");
     }
 }
 
@@ -460,7 +462,7 @@ fn an_elf_kernel_is_spread_to_its_place() {
 
 #[test]
 fn elf_kernels_that_reach_elsewhere_are_refused() {
-    use TerminationReason::{KernelHash, KernelUnusable, OutOfMemory};
+    use TerminationReason::{KernelHashMismatch, KernelUnusable, OutOfMemory};
     let damaged = |at: usize, value: u64, size: usize| {
         let mut file = elf(&[1; 5000]);
         file[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
@@ -492,7 +494,7 @@ fn elf_kernels_that_reach_elsewhere_are_refused() {
     // Unmeasured contents are not even looked at.
     let mut machine = Fake::snp();
     machine.set_kernel(&[], &vec![0xFF; 5000]);
-    assert_eq!(reason(&mut machine), KernelHash);
+    assert_eq!(reason(&mut machine), KernelHashMismatch);
 }
 
 #[test]

@@ -32,7 +32,7 @@ core::arch::global_asm!(
     td_gpaw = const layout::TD_GPAW,
     ap_tables = const layout::AP_TABLES.start,
     mailbox = const layout::MAILBOX.start,
-    cpuid_refused = const TerminationReason::CpuidPage.code(),
+    cpuid_refused = const TerminationReason::CpuidPageRefused.code(),
     options(att_syntax),
 );
 
@@ -58,7 +58,7 @@ extern "C" fn rom_main() -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn rom_exception(vector: u64, error: u64, rip: u64, address: u64) -> ! {
     let mut platform = Platform::resume();
-    let stop = TerminationReason::Exception.because("unexpected exception");
+    let stop = Stop::because(TerminationReason::UnexpectedException, "unexpected exception");
     if platform.is_first_failure() {
         for (what, value) in
             [("exception", vector), ("error code", error), ("instruction", rip), ("address", address)]
@@ -84,5 +84,5 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
     if platform.is_first_failure() {
         console::line_hex(&mut platform, "internal error at line", u64::from(line));
     }
-    platform.terminate(&TerminationReason::Exception.because("internal error"))
+    platform.terminate(&Stop::because(TerminationReason::UnexpectedException, "internal error"))
 }

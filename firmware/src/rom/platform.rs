@@ -1,13 +1,12 @@
 //! [`Machine`] on the processor that runs this.
 
 use crate::{cpu, paging, tdcall, vmgexit};
-use cloister_attestation::abi::{SLEEP_CONTROL_PORT, SLEEP_S5};
+use cloister_attestation::abi::{SLEEP_CONTROL_PORT, SLEEP_S5, TERMINATION_FLAG, TERMINATION_PORT};
 use cloister_firmware::layout::{
     BOUNCE, GHCB, HIGH_RAM_START, LOW_RAM_END, PAGE, PD_1, PD_WINDOW, RAM_BELOW_4G_END, Range, SEC_MEM, STACK,
 };
 use cloister_firmware::{
-    Guest, Handoff, Machine, PageSize, PortAccess, Stop, TERMINATION_PORT, TerminationReason, Validation,
-    Width, termination_code,
+    Guest, Handoff, Machine, PageSize, PortAccess, Stop, TerminationReason, Validation, Width,
 };
 
 /// Memory that [`Machine::ram`] never hands out: it is in use, or shared.
@@ -71,9 +70,8 @@ impl Platform {
             Guest::Snp { .. } => vmgexit::terminate(stop.reason),
             Guest::Td { .. } => tdcall::terminate(stop),
             Guest::Plain => {
-                for (port, value) in
-                    [(TERMINATION_PORT, termination_code(stop.reason)), (SLEEP_CONTROL_PORT, SLEEP_S5)]
-                {
+                let reason = TERMINATION_FLAG | stop.reason.code();
+                for (port, value) in [(TERMINATION_PORT, reason), (SLEEP_CONTROL_PORT, SLEEP_S5)] {
                     let _ = self.write_port(port, Width::Byte, u32::from(value));
                 }
             }
@@ -99,7 +97,7 @@ impl Platform {
     /// The GHCB is in use from when it is mapped as shared until the end of the firmware.
     fn ghcb_port(&self, access: PortAccess) -> Result<u32, Stop> {
         if !paging::is_shared(GHCB.start) {
-            return Err(TerminationReason::GhcbProtocol.because("no GHCB"));
+            return Err(Stop::because(TerminationReason::GhcbProtocol, "no GHCB"));
         }
         vmgexit::port(access)
     }
@@ -170,7 +168,7 @@ impl Machine for Platform {
 
     fn map(&mut self, gib: u64) -> Result<(), Stop> {
         if gib >= 512 {
-            return Err(TerminationReason::MemoryMap.because("RAM where none can be"));
+            return Err(Stop::because(TerminationReason::MemoryMapRefused, "RAM where none can be"));
         }
         // SAFETY: low memory, with the directories, is accepted before anything is mapped, and slices of RAM reach
         // no higher than 4 GiB, where the window starts.
@@ -187,7 +185,10 @@ impl Machine for Platform {
         let high = Range::new(HIGH_RAM_START, self.ram_end);
         let inside = range.start <= range.end && (low.contains(&range) || high.contains(&range));
         if !inside || OWN.iter().any(|own| own.overlaps(&range)) {
-            return Err(TerminationReason::Exception.because("internal error: memory that is not to be used"));
+            return Err(Stop::because(
+                TerminationReason::UnexpectedException,
+                "internal error: memory that is not to be used",
+            ));
         }
         // SAFETY: the range is RAM, mapped and (in an SNP guest) accepted before its end was set or launched as
         // accepted; it holds nothing of the firmware's own, and the borrow of `self` keeps other slices away.
@@ -225,7 +226,10 @@ impl Machine for Platform {
 fn bounce(offset: usize, length: usize) -> Result<*mut u8, Stop> {
     match offset.checked_add(length) {
         Some(end) if end as u64 <= BOUNCE.len() => Ok((BOUNCE.start as usize + offset) as *mut u8),
-        _ => Err(TerminationReason::Exception.because("internal error: outside the bounce buffer")),
+        _ => Err(Stop::because(
+            TerminationReason::UnexpectedException,
+            "internal error: outside the bounce buffer",
+        )),
     }
 }
 

@@ -35,7 +35,10 @@ pub fn stop(shared_bit: u64) -> Result<(), Stop> {
         // SAFETY: the page is mapped, and no raw pointer to it is used any more.
         unsafe { paging::set_shared(page, false) };
         if accept(page, PageSize::Small) != Validation::Changed {
-            return Err(TerminationReason::PageValidation.because("a shared page could not be taken back"));
+            return Err(Stop::because(
+                TerminationReason::PageValidationFailed,
+                "a shared page could not be taken back",
+            ));
         }
     }
     Ok(())
@@ -52,7 +55,7 @@ fn map_gpa(range: Range, bit: u64, shared_bit: u64) -> Result<(), Stop> {
             return Ok(());
         }
     }
-    Err(TerminationReason::PageStateChange.because("host does not finish a page state change"))
+    Err(Stop::because(TerminationReason::PageStateChangeRefused, "host does not finish a page state change"))
 }
 
 /// TDG.MEM.PAGE.ACCEPT. The page becomes zero if it was not accepted yet, and stays as it is if it was.
@@ -80,7 +83,7 @@ pub fn extend(rtmr: u8, digest: &[u8; 48]) -> Result<(), Stop> {
             return result;
         }
     }
-    Err(TerminationReason::Measurement.because("an RTMR stays busy"))
+    Err(Stop::because(TerminationReason::MeasurementFailed, "an RTMR stays busy"))
 }
 
 /// A port access.

@@ -60,7 +60,10 @@ fn unshare(page: u64) -> Result<(), Stop> {
     // SAFETY: the page is mapped privately.
     match unsafe { cpu::pvalidate(page, false, true) } {
         (0, false) => Ok(()),
-        _ => Err(TerminationReason::PageValidation.because("a shared page could not be taken back")),
+        _ => Err(Stop::because(
+            TerminationReason::PageValidationFailed,
+            "a shared page could not be taken back",
+        )),
     }
 }
 
