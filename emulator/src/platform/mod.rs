@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use der::{Decode, Encode};
 use serde::Serialize;
@@ -68,6 +69,19 @@ pub fn state_directory() -> Result<PathBuf, Error> {
         .or_else(|| variable("XDG_DATA_HOME").map(|d| d.join("cloister/softkvm")))
         .or_else(|| variable("HOME").map(|d| d.join(".local/share/cloister/softkvm")))
         .ok_or(Error::NoDirectory)
+}
+
+/// The platform of this process, opened at first use. If it cannot be, that is said once.
+pub fn of_this_process<P>(
+    once: &'static OnceLock<Option<P>>,
+    what: &str,
+    open: impl FnOnce(&Path) -> Result<P, Error>,
+) -> Option<&'static P> {
+    once.get_or_init(|| {
+        let opened = state_directory().and_then(|dir| open(&dir));
+        opened.inspect_err(|error| eprintln!("softkvm: {what} cannot start: {error}")).ok()
+    })
+    .as_ref()
 }
 
 /// Creates a file of mode 0600 with these contents; an existing one stays.

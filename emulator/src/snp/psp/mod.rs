@@ -13,20 +13,12 @@ use std::sync::OnceLock;
 pub use message::message;
 use platform::Platform;
 
-use crate::platform::state_directory;
+use crate::platform::of_this_process;
 
 /// The platform of this process, opened at first use.
 pub fn platform() -> Option<&'static Platform> {
     static PLATFORM: OnceLock<Option<Platform>> = OnceLock::new();
-    PLATFORM
-        .get_or_init(|| match state_directory().and_then(|dir| Platform::open(&dir)) {
-            Ok(platform) => Some(platform),
-            Err(error) => {
-                eprintln!("softkvm: the secure processor cannot start: {error}");
-                None
-            }
-        })
-        .as_ref()
+    of_this_process(&PLATFORM, "the secure processor", Platform::open)
 }
 
 /// The certificate table of an extended report: VCEK, ASK, ARK.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha384};
 
 use super::pki::Pki;
-use crate::platform::{self, Error, Locked, crypto, derive, state_directory};
+use crate::platform::{self, Error, Locked, crypto, derive};
 
 /// Security versions of a platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,13 +133,5 @@ impl Platform {
 /// The platform of this process, opened at first use.
 pub fn platform() -> Option<&'static Platform> {
     static PLATFORM: OnceLock<Option<Platform>> = OnceLock::new();
-    PLATFORM
-        .get_or_init(|| match state_directory().and_then(|dir| Platform::open(&dir)) {
-            Ok(platform) => Some(platform),
-            Err(error) => {
-                eprintln!("softkvm: the TDX platform cannot start: {error}");
-                None
-            }
-        })
-        .as_ref()
+    platform::of_this_process(&PLATFORM, "the TDX platform", Platform::open)
 }
