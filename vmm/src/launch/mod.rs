@@ -3,6 +3,7 @@
 //! All kinds of guest boot the same ROM from the reset vector. A plain guest is done once its memory holds the
 //! ROM; a confidential one goes through the typestate of [`snp`] or [`tdx`].
 
+mod confidential;
 mod cpuid;
 mod cpuid_page;
 mod plain;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use cloister_attestation::measure::snp::{PlanError, RomError};
 use cloister_attestation::measure::tdx::{PlanError as TdxPlanError, TdvfError};
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
-    KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use serde::Serialize;
@@ -29,8 +30,9 @@ use crate::memory::{Converter, DeviceMemory, MemoryError, PrivateSlot, Ram};
 use sev::SevError;
 use tdx::TdxError;
 
-/// The ROM comes first: slot 0, or as many as it has volumes. RAM follows.
+/// The ROM comes first: slot 0, or as many as a confidential guest has ranges of it. RAM follows.
 const ROM_SLOT: u32 = 0;
+/// Of a plain guest.
 const RAM_SLOT: u32 = 1;
 
 /// Why there is no guest.
@@ -188,11 +190,27 @@ pub fn choose(kvm: &Kvm) -> (Tee, String) {
 /// A VM of `vm_type` with its local APICs in KVM and its I/O APIC here.
 fn create_vm(kvm: &Kvm, vm_type: u64) -> Result<VmFd, LaunchError> {
     let vm = kvm.create_vm_with_type(vm_type).call("KVM_CREATE_VM")?;
-    let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
-    split.args[0] = ioapic::PINS as u64;
-    vm.enable_cap(&split).call("KVM_ENABLE_CAP(SPLIT_IRQCHIP)")?;
-    let mut x2apic = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
-    x2apic.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
-    vm.enable_cap(&x2apic).call("KVM_ENABLE_CAP(X2APIC_API)")?;
+    enable(&vm, KVM_CAP_SPLIT_IRQCHIP, ioapic::PINS as u64, "KVM_ENABLE_CAP(SPLIT_IRQCHIP)")?;
+    let x2apic = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+    enable(&vm, KVM_CAP_X2APIC_API, u64::from(x2apic), "KVM_ENABLE_CAP(X2APIC_API)")?;
     Ok(vm)
+}
+
+fn enable(vm: &VmFd, cap: u32, value: u64, call: &'static str) -> Result<(), LaunchError> {
+    let mut capability = kvm_enable_cap { cap, ..Default::default() };
+    capability.args[0] = value;
+    vm.enable_cap(&capability).call(call)
+}
+
+/// The next of `cpus` vCPUs with its CPUID, and the processor's signature in that.
+fn create_vcpu(
+    vm: &VmFd,
+    supported: &CpuId,
+    (index, cpus): (u32, u32),
+    masks: cpuid::Masks,
+) -> Result<(VcpuFd, u32), LaunchError> {
+    let vcpu = vm.create_vcpu(u64::from(index)).call("KVM_CREATE_VCPU")?;
+    let cpuid = cpuid::for_vcpu(supported, index, cpus, masks)?;
+    vcpu.set_cpuid2(&cpuid).call("KVM_SET_CPUID2")?;
+    Ok((vcpu, cpuid::signature(&cpuid)))
 }

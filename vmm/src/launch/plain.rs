@@ -6,7 +6,7 @@ use kvm_bindings::KVM_X86_DEFAULT_VM;
 use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Call, Guest, LaunchError, RAM_SLOT, ROM_SLOT, cpuid, create_vm, reset};
+use super::{Call, Guest, LaunchError, RAM_SLOT, ROM_SLOT, cpuid, create_vcpu, create_vm, reset};
 use crate::config::VmConfig;
 use crate::layout::{IDENTITY_MAP, ROM_END, TSS};
 use crate::memory::{DeviceMemory, MemoryError, add_plain_slots, map_ram, ram_ranges};
@@ -27,10 +27,8 @@ pub(super) fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError>
     let supported = cpuid::supported(kvm)?;
     let mut vcpus = Vec::new();
     for index in 0..config.cpus {
-        let vcpu = vm.create_vcpu(u64::from(index)).call("KVM_CREATE_VCPU")?;
-        let cpuid = cpuid::for_vcpu(&supported, index, config.cpus, cpuid::Masks::Plain)?;
-        vcpu.set_cpuid2(&cpuid).call("KVM_SET_CPUID2")?;
-        reset::set_reset_state(&vcpu, reset::RESET_VECTOR, cpuid::signature(&cpuid))?;
+        let (vcpu, signature) = create_vcpu(&vm, &supported, (index, config.cpus), cpuid::Masks::Plain)?;
+        reset::set_reset_state(&vcpu, reset::RESET_VECTOR, signature)?;
         vcpus.push(vcpu);
     }
     let memory = DeviceMemory::plain(ram);

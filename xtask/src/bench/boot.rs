@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 
 use super::Figure;
 use crate::boot::{self, COMMAND_LINE, option};
-use crate::demo::Parts;
+use crate::demo::{Parts, guest_files};
 use crate::qemu::{self, Need, Qemu};
 use crate::{kernel, paths, progress};
 
@@ -87,13 +87,7 @@ fn cloister(parts: &Parts, tee: &str, console: &Path) -> Command {
     command
         .arg(parts.bin.join("cloister"))
         .args(["run", "--tee", tee, "--memory", "512M", "--serial", "null"]);
-    command
-        .arg("--firmware")
-        .arg(&parts.rom)
-        .arg("--kernel")
-        .arg(&parts.kernel)
-        .arg("--initrd")
-        .arg(&parts.initrd);
+    guest_files(&mut command, &parts.rom, &parts.kernel, &parts.initrd);
     command.args(["--cmdline", COMMAND_LINE, "--console"]).arg(option("file=", console));
     command
 }

@@ -164,17 +164,18 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
+/// The files that a guest is made from, as `cloister run` and `cloister-attest measure` take them.
+pub fn guest_files(command: &mut Command, rom: &Path, kernel: &Path, initrd: &Path) {
+    for (option, file) in [("--firmware", rom), ("--kernel", kernel), ("--initrd", initrd)] {
+        command.arg(option).arg(file);
+    }
+}
+
 /// Predicts the measurement offline, from the files that the guest's owner has.
 pub fn measure(parts: &Parts, tee: Tee, cpus: u32, output: &Path) -> Result<String> {
     let mut measure = parts.tool("cloister-attest");
     tee.measure(&mut measure, cpus);
-    measure
-        .arg("--firmware")
-        .arg(&parts.rom)
-        .arg("--kernel")
-        .arg(&parts.kernel)
-        .arg("--initrd")
-        .arg(&parts.initrd);
+    guest_files(&mut measure, &parts.rom, &parts.kernel, &parts.initrd);
     let text = command::output(measure.arg("--cmdline").arg(command_line()))?;
     fs::write(output, &text).with_context(|| output.display().to_string())?;
     let value: Value = serde_json::from_str(&text).context("cloister-attest measure --json")?;
@@ -207,12 +208,7 @@ fn launch_guest(
     run.arg("--state").arg(state).args(["--tee", tee, "--"]);
     run.arg(parts.bin.join("cloister")).args(["run", "--tee", tee]);
     run.args(["--memory", launch.memory, "--cpus", &options.cpus.to_string()]);
-    run.arg("--firmware")
-        .arg(&launch.rom)
-        .arg("--kernel")
-        .arg(&launch.kernel)
-        .arg("--initrd")
-        .arg(&launch.initrd);
+    guest_files(&mut run, &launch.rom, &launch.kernel, &launch.initrd);
     run.arg("--cmdline").arg(&launch.command_line).arg("--vsock").arg(vsock);
     run.arg("--console")
         .arg(file_option(&console))

@@ -125,6 +125,24 @@ mod tests {
         );
     }
 
+    /// Written out from the PI specification's structures (volume 3, "HOB Code Definitions"), in words of 32 bits.
+    #[test]
+    fn a_list_has_these_bytes() {
+        let resource = |kind, start, length| [3 | 48 << 16, 0, 0, 0, 0, 0, kind, 7, start, 0, length, 0];
+        let handoff = [1 | 56 << 16, 0, 9, 0, 0x30_0000, 0, 0, 0, 0x30_0000, 0, 0x1_00d0, 0, 0x1_00d0, 0];
+        let words = [
+            &handoff[..],
+            &resource(7, 0, 0x1_0000),
+            &resource(0, 0x1_0000, 0x1000),
+            &resource(7, 0x1_1000, 0x2e_f000),
+            &[0xffff | 8 << 16, 0],
+        ]
+        .concat();
+        let expected: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+        let (ram, added) = (0..0x30_0000, 0x1_0000..0x1_1000);
+        assert_eq!(list(0x1_0000, &[ram], &[added]), expected);
+    }
+
     #[test]
     fn the_list_ends_where_its_first_entry_says() {
         const GPA: u64 = 0x8_0000;

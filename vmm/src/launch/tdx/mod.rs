@@ -7,7 +7,6 @@ mod abi;
 mod hob;
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use cloister_attestation::measure::Contents;
 use cloister_attestation::measure::tdx::{
@@ -15,23 +14,21 @@ use cloister_attestation::measure::tdx::{
 };
 use kvm_bindings::{
     CpuId, KVM_CAP_EXIT_HYPERCALL, KVM_CAP_GUEST_MEMFD, KVM_CAP_VM_TYPES, KVM_CAP_X86_APIC_BUS_CYCLES_NS,
-    kvm_cpuid_entry2, kvm_enable_cap,
+    kvm_cpuid_entry2,
 };
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use kvm_ioctls::{Kvm, VmFd};
 
 pub use abi::TdxError;
 use abi::{Capabilities, CpuidTable, InitVm, MEASURE, MemRegion, TDX_VM};
 
+use super::confidential::Confidential;
 use super::{
-    Call, EXIT_MAP_GPA_RANGE, Guest, LaunchError, ROM_SLOT, Requirement, cpuid, create_vm, discard,
-    missing_of, write_json,
+    EXIT_MAP_GPA_RANGE, Guest, LaunchError, Requirement, cpuid, create_vcpu, create_vm, enable, missing_of,
+    write_json,
 };
 use crate::config::{TdIdentity, VmConfig};
 use crate::layout::PAGE_SIZE;
-use crate::memory::{
-    Converter, DeviceMemory, PrivateSlot, Ram, SharedPages, add_private_slots, map_ram, ram_ranges,
-};
+use crate::memory::ram_ranges;
 
 /// x87 and SSE: what every TD has.
 const XFAM_LEGACY: u64 = 0b11;
@@ -69,13 +66,7 @@ pub struct Measured;
 
 /// A launch in one of its states.
 pub struct Launch<S> {
-    vm: Arc<VmFd>,
-    vcpus: Vec<VcpuFd>,
-    rom: Ram,
-    ram: Ram,
-    shared: Arc<SharedPages>,
-    ram_slots: Vec<PrivateSlot>,
-    rom_slots: Vec<PrivateSlot>,
+    guest: Confidential,
     _state: S,
 }
 
@@ -93,26 +84,15 @@ impl Launch<New> {
         )?;
         let supported = cpuid::supported(kvm)?;
         init_vm(&vm, &supported, config)?;
-
-        let rom_ranges = rom_ranges(plan);
-        let rom = map_ram(&rom_ranges)?;
-        let rom_slots = add_private_slots(&vm, &rom, ROM_SLOT)?;
-        let ranges = ram_ranges(config.memory);
-        let ram = map_ram(&ranges)?;
-        let ram_slots = add_private_slots(&vm, &ram, ROM_SLOT + rom_ranges.len() as u32)?;
-
+        let mut guest = Confidential::new(vm, &rom_ranges(plan), config.memory)?;
         let hob = plan.commands().iter().find(|command| command.kind == SectionKind::TdHob);
         let hob = hob.map_or(0, |command| command.gpa.0);
-        let mut vcpus = Vec::new();
         for index in 0..config.cpus {
-            let vcpu = vm.create_vcpu(u64::from(index)).call("KVM_CREATE_VCPU")?;
-            let cpuid = cpuid::for_vcpu(&supported, index, config.cpus, cpuid::Masks::Td)?;
-            vcpu.set_cpuid2(&cpuid).call("KVM_SET_CPUID2")?;
+            let (vcpu, _) = create_vcpu(&guest.vm, &supported, (index, config.cpus), cpuid::Masks::Td)?;
             abi::command_with_number(&vcpu, abi::INIT_VCPU, hob)?;
-            vcpus.push(vcpu);
+            guest.vcpus.push(vcpu);
         }
-        let shared = Arc::new(SharedPages::new(&ranges));
-        Ok(Self { vm: Arc::new(vm), vcpus, rom, ram, shared, ram_slots, rom_slots, _state: New })
+        Ok(Self { guest, _state: New })
     }
 
     /// Executes the plan's page commands in their order.
@@ -129,28 +109,19 @@ impl Launch<New> {
                 }
             }
         }
-        let Self { vm, vcpus, rom, ram, shared, ram_slots, rom_slots, _state: New } = self;
-        Ok(Launch { vm, vcpus, rom, ram, shared, ram_slots, rom_slots, _state: Measured })
+        Ok(Launch { guest: self.guest, _state: Measured })
     }
 
-    /// KVM_TDX_INIT_MEM_REGION of one command, from the shared side of its own pages, which is dropped afterwards.
+    /// KVM_TDX_INIT_MEM_REGION of one command.
     fn add(&self, command: &PageCommand<'_>, contents: &[u8]) -> Result<(), LaunchError> {
-        let (gpa, len) = (command.gpa.0, command.len);
-        let outside = || LaunchError::PlanOutsideRam { gpa, len };
-        let backing = if self.rom.find_region(GuestAddress(gpa)).is_some() { &self.rom } else { &self.ram };
-        let length = usize::try_from(len).map_err(|_| outside())?;
-        let slice = backing.get_slice(GuestAddress(gpa), length).map_err(|_| outside())?;
-        backing.write_slice(contents, GuestAddress(gpa)).map_err(|_| outside())?;
-        let host = slice.ptr_guard_mut().as_ptr();
-        let result = self.add_all(gpa, len, host, if command.measured { MEASURE } else { 0 });
-        discard(host, length)?;
-        result
+        self.guest.give((command.gpa.0, command.len), contents, |host| self.add_all(command, host))
     }
 
     /// Repeats the command until KVM has taken all pages: it stops where a signal or another command is in its way.
-    fn add_all(&self, gpa: u64, len: u64, host: *const u8, flags: u32) -> Result<(), LaunchError> {
-        let first = self.vcpus.first().ok_or(LaunchError::Missing("a first vCPU"))?;
-        let mut region = MemRegion { source_addr: host as u64, gpa, nr_pages: len / PAGE_SIZE };
+    fn add_all(&self, command: &PageCommand<'_>, host: *const u8) -> Result<(), LaunchError> {
+        let first = self.guest.first_vcpu()?;
+        let (gpa, flags) = (command.gpa.0, if command.measured { MEASURE } else { 0 });
+        let mut region = MemRegion { source_addr: host as u64, gpa, nr_pages: command.len / PAGE_SIZE };
         while region.nr_pages != 0 {
             let before = region.nr_pages;
             // SAFETY: the structure is the command's; source and length are a mapped range that `self` holds.
@@ -172,12 +143,6 @@ fn rom_ranges(plan: &LaunchPlan<'_>) -> Vec<Range<u64>> {
     // Metadata may name them in any order, and the order of the plan is MRTD's; mappings are in the order of addresses.
     ranges.sort_by_key(|range| range.start);
     ranges
-}
-
-fn enable(vm: &VmFd, cap: u32, value: u64, call: &'static str) -> Result<(), LaunchError> {
-    let mut capability = kvm_enable_cap { cap, ..Default::default() };
-    capability.args[0] = value;
-    vm.enable_cap(&capability).call(call)
 }
 
 /// KVM_TDX_INIT_VM: what the TD is for its whole life.
@@ -228,11 +193,8 @@ impl Launch<Measured> {
     /// KVM_TDX_FINALIZE_VM: MRTD is closed.
     fn finalize(self) -> Result<Guest, LaunchError> {
         // SAFETY: the command takes no data.
-        unsafe { abi::command::<()>(&*self.vm, abi::FINALIZE_VM, 0, None) }?;
-        let Self { vm, vcpus, rom, ram, shared, ram_slots, rom_slots, _state: Measured } = self;
-        let memory = DeviceMemory::confidential(ram.clone(), shared.clone());
-        let converter = Arc::new(Converter::new(vm.clone(), ram, shared, ram_slots));
-        Ok(Guest { vm, vcpus, memory, converter: Some(converter), _rom: rom, _rom_slots: rom_slots })
+        unsafe { abi::command::<()>(&*self.guest.vm, abi::FINALIZE_VM, 0, None) }?;
+        Ok(self.guest.guest())
     }
 }
 
