@@ -162,7 +162,8 @@ pub const LAUNCHED_TD: [(Range, u32); 4] =
 pub const TDVF_BFV: u32 = 0;
 /// The host's description of the machine.
 pub const TDVF_TD_HOB: u32 = 2;
-/// Zeroed, accepted memory.
+/// Memory that is the TD's from the start. The launch measures where it is and not what is in it: the host chooses that,
+/// so the firmware writes such memory before it reads it.
 pub const TDVF_TEMP_MEM: u32 = 3;
 
 #[cfg(test)]

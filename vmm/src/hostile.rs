@@ -23,9 +23,25 @@ pub enum Hostile {
     Initrd,
     /// Measure the given command line and hand out another one.
     Cmdline,
+    /// Fill the pages of a TD that its launch adds without measuring them.
+    LaunchMemory,
 }
 
+/// A wakeup command for the first application processor (ACPI 6.4, 5.2.12.19), which sends it to such bytes.
+const WAKEUP: [u8; 16] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0x88, 6, 0, 0, 0, 0, 0];
+
 impl Hostile {
+    /// What the pages hold that the firmware wants zeroed and nobody measures.
+    pub fn unmeasured(this: Option<Self>, len: u64) -> Vec<u8> {
+        match this {
+            Some(Self::LaunchMemory) => {
+                eprintln!("cloister: HOSTILE: {len:#x} bytes of launch memory are not zeros");
+                WAKEUP.into_iter().cycle().take(len as usize).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// What the firmware is handed instead of what was measured.
     pub fn swap(self, kernel: &Kernel) -> Kernel {
         let Kernel { mut image, mut initrd, mut cmdline } = kernel.clone();
@@ -34,7 +50,7 @@ impl Hostile {
             Self::Kernel => flip(&mut image),
             Self::Initrd => flip(initrd.as_deref_mut().unwrap_or_default()),
             Self::Cmdline => cmdline.push_str(" init=/bin/sh"),
-            Self::RamRemap | Self::SharedCode | Self::CpuidPage => {}
+            Self::RamRemap | Self::SharedCode | Self::CpuidPage | Self::LaunchMemory => {}
         }
         Kernel { image, initrd, cmdline }
     }
@@ -79,7 +95,7 @@ impl Attack {
                 eprintln!("cloister: HOSTILE: declaring the guest's private pages shared");
                 self.converter.set_attributes(&ram, false)
             }
-            Hostile::CpuidPage | Hostile::Kernel | Hostile::Initrd | Hostile::Cmdline => Ok(()),
+            _ => Ok(()),
         };
         if let Err(error) = result {
             eprintln!("cloister: HOSTILE: failed: {error}");
@@ -115,6 +131,15 @@ mod tests {
             let bad = hostile.swap(&good);
             let differs = [bad.image != good.image, bad.initrd != good.initrd, bad.cmdline != good.cmdline];
             assert_eq!(differs, changed, "{hostile:?}");
+        }
+    }
+
+    #[test]
+    fn unmeasured_memory_is_filled_whole_by_one_attack_and_by_no_other() {
+        let filled = Hostile::unmeasured(Some(Hostile::LaunchMemory), 0x5000);
+        assert!(filled.len() == 0x5000 && filled.chunks(16).all(|chunk| chunk == WAKEUP));
+        for other in [None, Some(Hostile::CpuidPage), Some(Hostile::RamRemap)] {
+            assert!(Hostile::unmeasured(other, 0x5000).is_empty(), "{other:?}");
         }
     }
 

@@ -30,6 +30,8 @@ core::arch::global_asm!(
     page_tables_end = const layout::SEC_MEM.end,
     ap_entry = const layout::AP_ENTRY,
     td_gpaw = const layout::TD_GPAW,
+    ap_mem = const layout::AP_MEM.start,
+    ap_mem_end = const layout::AP_MEM.end,
     ap_tables = const layout::AP_TABLES.start,
     mailbox = const layout::MAILBOX.start,
     cpuid_refused = const TerminationReason::CpuidPageRefused.code(),

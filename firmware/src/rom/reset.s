@@ -40,12 +40,20 @@ td_segments:
     movl    ${stack_top}, %esp
     movl    %ebx, %ebp                      # GPAW; 0 in any other guest
     xorl    %ebx, %ebx                      # a private page has no bit set
+    call    td_ap_memory
+    movl    $1, td_gate
     jmp     page_tables
 
-# Every application processor writes the same page tables to the same place: nobody has to be first, or has to be waited
-# for. They map the first GiB, where Linux wakes them, and this page, all of it private; entries are accessed and dirty
-# already, so that the processor never writes them.
-td_ap32:
+# The memory that application processors use is a TD's from the start, but what is in it the host chose, and nobody
+# measured it: a wakeup command, the upper halves of page-table entries. So the boot processor clears and fills all of
+# it, and the others wait for that at the gate, whose closed state is part of the measured ROM. The tables map the first
+# GiB, where Linux wakes the processors, and this page, all of it private; entries are accessed and dirty already, so
+# that the processor never writes them.
+td_ap_memory:
+    movl    ${ap_mem}, %edi
+    movl    $({ap_mem_end} - {ap_mem}) / 4, %ecx
+    xorl    %eax, %eax
+    rep stosl
     movl    ${ap_tables} + 0x1023, {ap_tables}
     movl    ${ap_tables} + 0x2023, {ap_tables} + 0x1000
     movl    ${ap_tables} + 0x3023, {ap_tables} + 0x1018
@@ -53,10 +61,18 @@ td_ap32:
     movl    ${ap_tables} + 0x2000, %edi
     movl    $0xe3, %eax
     movl    $512, %ecx
-1:  movl    %eax, (%edi)
-    addl    $0x200000, %eax
-    addl    $8, %edi
-    loop    1b
+    movl    $0x200000, %edx
+    jmp     fill
+
+.balign 64
+td_gate:                                    # 1: open
+    .long   0
+.balign 64
+
+td_ap32:
+    pause
+    cmpl    $0, td_gate
+    je      td_ap32
     movl    %cr4, %eax
     orl     $0x20, %eax                     # PAE; MCE stays set
     movl    %eax, %cr4

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use super::tamper::Tamper;
+use super::tamper::{NOBODY, Tamper};
 use super::{Outcome, RESOURCE, SHARED_PAGES, Tee};
 
 /// A finished run.
@@ -92,13 +92,17 @@ fn contains(bytes: &[u8], needle: &str) -> bool {
 pub fn refused(run: &Run<'_>, what: Tamper) -> Result<()> {
     let expected = what.expected(run.tee).context("no such attack")?;
     let all = [run.broker_log, &run.outcome.host, &run.outcome.console];
-    ensure!(!run.broker_log.contains("\"released\""), "the secret was released in spite of {what:?}");
+    let harmless = expected.who == NOBODY;
+    let released = run.broker_log.contains("\"released\"");
+    ensure!(harmless || !released, "the secret was released in spite of {what:?}");
     let missing = expected.evidence.iter().find(|w| !all.iter().any(|log| log.contains(*w)));
     if let Some(word) = missing {
         let logs: String = all.iter().map(|log| last_lines(log)).collect();
         bail!("expected the {} to refuse {what:?} ({word:?} is nowhere):\n{logs}", expected.who);
     }
-    println!("demo: refused: {}: {}", expected.who, reason(&all, expected.evidence));
+    if !harmless {
+        println!("demo: refused: {}: {}", expected.who, reason(&all, expected.evidence));
+    }
     Ok(())
 }
 

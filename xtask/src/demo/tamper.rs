@@ -45,6 +45,8 @@ pub enum Tamper {
     RamRemap,
     /// A private page declared shared.
     SharedCode,
+    /// Pages that the launch adds unmeasured, filled with what would wake a processor into them.
+    LaunchMemory,
 }
 
 /// Who must refuse, and the words by which one knows it.
@@ -82,11 +84,15 @@ impl Tamper {
             (Self::RamRemap, Tee::Tdx) => ("TDX module", &["HOSTILE", "KVM_RUN"]),
             (Self::SharedCode, Tee::Snp) => ("secure processor", SHARED_CODE),
             (Self::SharedCode, Tee::Tdx) => ("TDX module", SHARED_CODE),
+            (Self::LaunchMemory, Tee::Tdx) => (NOBODY, &["HOSTILE"]),
             _ => return None,
         };
         Some(Expected { who, evidence })
     }
 }
+
+/// Refuses what a guest goes through unharmed.
+pub const NOBODY: &str = "nobody";
 
 const SHARED_CODE: &[&str] = &["HOSTILE", "the processor does not let the guest"];
 
@@ -141,6 +147,7 @@ impl Launch {
                 launch.memory = "224M";
             }
             Some(Tamper::SharedCode) => say(&["--hostile", "shared-code"]),
+            Some(Tamper::LaunchMemory) => say(&["--hostile", "launch-memory"]),
             // These are the platform's, or happen on the way to the broker.
             Some(
                 Tamper::ReplayNonce

@@ -27,6 +27,7 @@ use super::{
     write_json,
 };
 use crate::config::{TdIdentity, VmConfig};
+use crate::hostile::Hostile;
 use crate::layout::PAGE_SIZE;
 use crate::memory::ram_ranges;
 
@@ -102,7 +103,7 @@ impl Launch<New> {
         for command in plan.commands() {
             match &command.contents {
                 Contents::Bytes(bytes) => self.add(command, bytes)?,
-                Contents::Zeros => self.add(command, &[])?,
+                Contents::Zeros => self.add(command, &Hostile::unmeasured(config.hostile, command.len))?,
                 Contents::Executor => {
                     let hob = hob::list(command.gpa.0, &ram_ranges(config.memory), &added);
                     self.add(command, &hob)?;
