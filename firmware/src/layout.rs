@@ -89,7 +89,8 @@ pub const BOOT_PARAMS: Range = Range::new(0x2_3000, 0x2_4000);
 pub const SETUP_DATA: Range = Range::new(0x2_4000, 0x2_5000);
 /// Kernel command line.
 pub const CMDLINE: Range = Range::new(0x2_5000, 0x2_6000);
-/// Where the host describes a TD's memory. It is there for launchers that insist; the firmware asks fw_cfg.
+/// Where a launcher describes a TD's memory. Nobody reads it here, see `memory_map`; it is asked for because QEMU
+/// starts no TD whose firmware does not.
 pub const TD_HOB: Range = Range::new(0x2_6000, 0x2_7000);
 /// The bzImage's real-mode part, whose header is parsed and handed on.
 pub const SETUP: Range = Range::new(0x2_8000, 0x4_8000);

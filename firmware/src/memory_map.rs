@@ -1,4 +1,8 @@
 //! The memory map that the host tells (fw_cfg "etc/e820"), checked, and the map that Linux gets.
+//!
+//! In a TD, too. A launcher of TDs leaves the same word of the host in a TD HOB, and a firmware that goes by that has to
+//! measure it into RTMR0 (TDX Virtual Firmware Design Guide). This one has one map for every kind of
+//! guest and one set of checks; what came out of them is measured into RTMR0 (`Event::PLATFORM`), and the HOB is not read.
 
 use cloister_attestation::abi;
 use zerocopy::byteorder::little_endian::{U32, U64};

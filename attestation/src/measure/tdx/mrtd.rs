@@ -35,7 +35,8 @@ pub enum PageOrder {
     /// Each page is added and then measured, as Linux's KVM_TDX_INIT_MEM_REGION does (`tdx_gmem_post_populate`).
     #[default]
     PageByPage,
-    /// All pages of a range are added, then all are measured, as KVM's TDX branch did before it was merged.
+    /// All pages of a range are added, then all are measured: KVM_MEMORY_MAPPING and KVM_TDX_EXTEND_MEMORY of the
+    /// patches of early 2024, which no mainline kernel has.
     TwoPass,
 }
 
