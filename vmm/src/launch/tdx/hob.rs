@@ -1,5 +1,6 @@
 //! The TD HOB: the list in which a TD's firmware finds its memory (UEFI Platform Initialization specification, volume 3;
-//! TDX Virtual Firmware Design Guide, section 8). Nobody measures it: the firmware checks what it says.
+//! TDX Virtual Firmware Design Guide, section 8). The launch does not measure it: a firmware that goes by it (OVMF) checks it
+//! and measures it into RTMR0; ours does not read it.
 
 use std::ops::Range;
 
