@@ -29,6 +29,9 @@ const SHIPPED: &[&str] = &[
 /// Also good for a package that only a development dependency brings: its bytes are in no binary that we hand out.
 const TEST_ONLY: &[&str] = &["MPL-2.0"];
 
+/// In the id of the member whose binaries are tests.
+const TESTS: &str = "#cloister-tests@";
+
 /// How many packages were looked at.
 pub struct Counts {
     /// Packages linked into, or run to build, a binary of this workspace.
@@ -73,7 +76,8 @@ fn shipped(metadata: &Value) -> Result<BTreeSet<&str>> {
         })
         .collect();
     let members = metadata["workspace_members"].as_array().context("the workspace has no members")?;
-    let mut waiting: Vec<&str> = members.iter().filter_map(Value::as_str).collect();
+    let mut waiting: Vec<&str> =
+        members.iter().filter_map(Value::as_str).filter(|id| !id.contains(TESTS)).collect();
     let mut reached = BTreeSet::new();
     while let Some(id) = waiting.pop() {
         if reached.insert(id) {
@@ -158,7 +162,7 @@ mod tests {
             json!({ "pkg": name, "dep_kinds": kinds })
         };
         let metadata = json!({
-            "workspace_members": ["ours"],
+            "workspace_members": ["ours", "path+file:///tests#cloister-tests@0.1.0"],
             "resolve": { "nodes": [
                 { "id": "ours", "deps": [
                     dependency("linked", &[None]),
@@ -166,6 +170,7 @@ mod tests {
                     dependency("builder", &[Some("build")]),
                     dependency("peer", &[Some("dev")]),
                 ] },
+                { "id": "path+file:///tests#cloister-tests@0.1.0", "deps": [dependency("a-tests", &[None])] },
                 { "id": "linked", "deps": [dependency("deeper", &[None])] },
                 { "id": "peer", "deps": [dependency("of-the-peer", &[None])] },
             ] },
