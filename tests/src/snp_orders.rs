@@ -196,7 +196,7 @@ const LAUNCH: &[Step] = &[
 impl Guest {
     /// One entry: leaf 1 with every feature bit set.
     fn bad_cpuid_page(&mut self) -> Answer {
-        let words: [(usize, u32); 6] = [(0, 1), (16, 1), (32, !0), (36, !0), (40, !0), (44, !0)];
+        let words: [(usize, u32); 4] = [(0, 1), (16, 1), (48, !0), (52, !0)];
         for (at, word) in words {
             self.page.0[at..at + 4].copy_from_slice(&word.to_le_bytes());
         }
