@@ -2,8 +2,8 @@
 //!
 //! Where the machine's package sources have what is looked for, they are used as they are. Where they do not, apt is run
 //! with a private configuration (its own source list, state and cache below the target directory) that names the
-//! machine's own mirror and a suite that has it. Signatures are checked by apt with the machine's keyring in both cases.
-//! Nothing is installed: packages are downloaded and unpacked below the target directory.
+//! machine's own mirror and a suite that has it, and knows of no installed package. Signatures are checked by apt with the
+//! machine's keyring in both cases. Nothing is installed: packages are downloaded and unpacked below the target directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,6 +46,8 @@ impl Apt {
         let sources: String =
             suites.map(|suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n")).collect();
         fs::write(directory.join("sources.list"), sources)?;
+        // Programs of another suite need its libraries, down to libc, whatever the machine has installed.
+        fs::write(directory.join("status"), "")?;
         let at = |part: &str| directory.join(part).display().to_string();
         Ok(Self {
             options: vec![
@@ -55,6 +57,7 @@ impl Apt {
                 format!("Dir::State::lists={}", at("state/lists")),
                 format!("Dir::Cache={}", at("cache")),
                 "APT::Get::List-Cleanup=false".to_owned(),
+                format!("Dir::State::status={}", at("status")),
                 format!("APT::Default-Release={suite}"),
             ],
         })

@@ -3,6 +3,7 @@
 //! The machine's own is used if it has one; otherwise its package is fetched and unpacked below the target directory.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,29 +12,30 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::apt::{self, Apt};
-use crate::demo::Parts;
+use crate::demo::{Parts, QuoteService, Tee};
 use crate::{boot, command, kernel, measurement, paths, progress};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
-const COMPANIONS: [&str; 3] = ["qemu-system-common", "qemu-system-data", "seabios"];
+const COMPANIONS: [&str; 4] = ["qemu-system-common", "qemu-system-data", "seabios", FIRMWARE];
+/// EDK II for guests, in Debian's package.
+const FIRMWARE: &str = "ovmf";
 /// SeaBIOS and the option ROMs, in Debian's layout.
 const DATA: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// The dynamic linker of a tree that has its own libc.
+const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
+/// Suites that have a QEMU for confidential guests.
+const SUITES: [&str; 2] = ["trixie-backports", "forky"];
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A QEMU that runs.
-pub struct Qemu {
-    /// Where it was unpacked; `None` for the machine's own.
-    root: Option<PathBuf>,
-}
 
 /// What it is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// Plain guests.
     Emulator,
-    /// Launching SEV-SNP guests.
-    Snp,
+    /// Launching SEV-SNP guests and TDs.
+    Confidential,
 }
 
 impl Need {
@@ -41,7 +43,7 @@ impl Need {
     const fn version(self) -> (u32, u32) {
         match self {
             Self::Emulator => (0, 0),
-            Self::Snp => (9, 1),
+            Self::Confidential => (10, 1),
         }
     }
 
@@ -49,9 +51,15 @@ impl Need {
     fn cache(self) -> PathBuf {
         paths::cache().join(match self {
             Self::Emulator => "qemu",
-            Self::Snp => "qemu-snp",
+            Self::Confidential => "qemu-confidential",
         })
     }
+}
+
+/// A QEMU that runs.
+pub struct Qemu {
+    /// Where it was unpacked; `None` for the machine's own.
+    root: Option<PathBuf>,
 }
 
 impl Qemu {
@@ -65,9 +73,7 @@ impl Qemu {
         if !root.join("complete").is_file() {
             fetch(need, &root).with_context(|| {
                 let (major, minor) = need.version();
-                format!(
-                    "no QEMU of version {major}.{minor} or later: it is Debian's {PACKAGE}, fetched through apt; or install it"
-                )
+                format!("no QEMU {major}.{minor} or later: it is Debian's {PACKAGE}, fetched through apt; or install it")
             })?;
         }
         Ok(Self { root: Some(root) })
@@ -75,22 +81,32 @@ impl Qemu {
 
     /// A command that runs `launcher`, if there is one, with QEMU as its last argument, or QEMU itself.
     pub fn command(&self, launcher: Option<Command>) -> Command {
-        let program =
-            self.root.as_ref().map_or(PathBuf::from(PROGRAM), |root| root.join("usr/bin").join(PROGRAM));
-        let mut command = match launcher {
-            Some(mut launcher) => {
-                launcher.arg(program);
-                launcher
-            }
-            None => Command::new(program),
-        };
-        if let Some(root) = &self.root {
-            command.env("LD_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu"));
-            for data in DATA {
-                command.arg("-L").arg(root.join(data));
+        let mut words: Vec<OsString> = Vec::new();
+        let mut library_path = None;
+        match &self.root {
+            None => words.push(PROGRAM.into()),
+            Some(root) => {
+                let (loader, libraries) = (root.join(LOADER), root.join(LIBRARIES));
+                if loader.exists() {
+                    words.extend([loader.into(), "--library-path".into(), libraries.into()]);
+                } else {
+                    library_path = Some(libraries);
+                }
+                words.push(root.join("usr/bin").join(PROGRAM).into());
+                words.extend(DATA.iter().flat_map(|data| ["-L".into(), root.join(data).into()]));
             }
         }
+        let mut words = words.into_iter();
+        let mut command =
+            launcher.unwrap_or_else(|| Command::new(words.next().unwrap_or_else(|| PROGRAM.into())));
+        command.args(words);
+        command.envs(library_path.map(|path| ("LD_LIBRARY_PATH", path)));
         command
+    }
+
+    /// EDK II, as Debian builds it for guests of this QEMU.
+    fn edk2(&self) -> PathBuf {
+        self.root.as_deref().unwrap_or(Path::new("/")).join("usr/share/ovmf/OVMF.fd")
     }
 }
 
@@ -105,9 +121,11 @@ fn fetch(need: Need, root: &Path) -> Result<()> {
         let version = apt.candidate(PACKAGE)?.as_deref().and_then(apt::major_and_minor);
         Ok(version.filter(|version| *version >= need.version()).map(drop))
     };
-    // Its libraries must be those of this machine's own release.
     let release = apt::release().context("/etc/os-release names no release")?;
-    let (apt, ()) = Apt::find(&[&release, &format!("{release}-backports")], has_it)?;
+    let (apt, ()) = match need {
+        Need::Emulator => Apt::find(&[&release], has_it)?,
+        Need::Confidential => Apt::find(&SUITES, has_it)?,
+    };
     let download = root.join("packages");
     let _ = fs::remove_dir_all(root);
     fs::create_dir_all(&download)?;
@@ -160,7 +178,7 @@ const MACHINES: &[(&str, &str)] = &[
 ];
 
 /// An unmodified QEMU boots the demo's kernel on softkvm, however it divides the interrupt chips with KVM, and launches it as
-/// an SEV-SNP guest.
+/// an SEV-SNP guest and as a TD.
 pub fn check() -> Result<()> {
     let parts = Parts::build(&kernel::Options::default())?;
     let console = paths::target().join("qemu-console.log");
@@ -178,25 +196,60 @@ pub fn check() -> Result<()> {
         ensure!(text.contains(&brought_up), "{machine}: the kernel did not say {brought_up:?}");
         println!("QEMU, {machine}, {cpus} CPUs: init after {:.1} s", booted.seconds);
     }
-    let qemu = Qemu::obtain(Need::Snp)?;
-    [1, 2].into_iter().try_for_each(|cpus| snp(&qemu, &parts, &console, cpus))
+    confidential(&parts, &console)
 }
 
-/// QEMU launches our ROM as an SEV-SNP guest, and the guest's report says what sev-snp-measure predicts: of these three programs
-/// only the machine is this project's.
-fn snp(qemu: &Qemu, parts: &Parts, console: &Path, cpus: u32) -> Result<()> {
-    const MACHINE: &str = "q35,accel=kvm,confidential-guest-support=sev,memory-backend=ram";
-    const SEV: &str = "sev-snp-guest,id=sev,cbitpos=51,reduced-phys-bits=1,policy=0x30000,kernel-hashes=on";
-    let predicted = measurement::by_sev_snp_measure(parts, SERIAL, cpus)?;
-    let _step = progress::step(format!("QEMU, SEV-SNP guest, {cpus} CPUs"));
-    let mut softkvm = parts.tool("softkvm");
-    softkvm.arg("--state").arg(paths::cache().join("softkvm-state")).args(["--tee", "snp", "--"]);
-    let mut command = with_serial_console(qemu.command(Some(softkvm)), MACHINE, parts, console);
-    command.args(["-cpu", "host", "-smp", &cpus.to_string(), "-object", SEV]);
-    command.args(["-object", "memory-backend-memfd,id=ram,size=512M,share=true"]);
-    command.arg("-bios").arg(&parts.rom);
-    let said = format!("cloister-guest: measurement {predicted}");
-    let booted = boot::until(&said, command, console, PATIENCE).context("SEV-SNP guest")?;
-    println!("QEMU, SEV-SNP guest, {cpus} CPUs: reports {predicted} after {:.1} s", booted.seconds);
+/// QEMU launches our ROM as SEV-SNP guest and as TD, and EDK II as TD; the guest's report or quote says what a witness predicts.
+/// The witnesses are sev-snp-measure and a program that shares nothing with `cloister-attest`.
+fn confidential(parts: &Parts, console: &Path) -> Result<()> {
+    let qemu = Qemu::obtain(Need::Confidential)?;
+    let state = paths::cache().join("softkvm-state");
+    let socket = paths::target().join("qemu-qgs");
+    let _ = fs::remove_file(&socket);
+    let _quotes = QuoteService::start(Tee::Tdx, parts, &state, socket.clone())?;
+    let edk2 = qemu.edk2();
+    for (tee, firmware, cpus) in [
+        (Tee::Snp, &parts.rom, 1),
+        (Tee::Snp, &parts.rom, 2),
+        (Tee::Tdx, &parts.rom, 1),
+        (Tee::Tdx, &parts.rom, 2),
+        (Tee::Tdx, &edk2, 1),
+    ] {
+        let guest =
+            format!("{}, {}, {cpus} CPUs", tee.name(), if firmware == &edk2 { "EDK II" } else { "our ROM" });
+        let predicted = match tee {
+            Tee::Snp => measurement::by_sev_snp_measure(parts, SERIAL, cpus)?,
+            Tee::Tdx => measurement::mrtd_apart(firmware, "page-by-page")?,
+        };
+        let _step = progress::step(format!("QEMU, {guest}"));
+        let mut softkvm = parts.tool("softkvm");
+        softkvm.arg("--state").arg(&state).args(["--tee", tee.name(), "--"]);
+        let machine = format!("{PROTECTED},confidential-guest-support=tee,memory-backend=ram");
+        let mut command = with_serial_console(qemu.command(Some(softkvm)), &machine, parts, console);
+        command.args(["-cpu", "host", "-smp", &cpus.to_string(), "-object", &tee_object(tee, &socket)]);
+        command.args(["-object", "memory-backend-memfd,id=ram,size=512M,share=true"]);
+        command.arg("-bios").arg(firmware);
+        let said = format!("cloister-guest: measurement {predicted}");
+        let booted = boot::until(&said, command, console, PATIENCE).with_context(|| guest.clone())?;
+        println!("QEMU, {guest}: reports {predicted} after {:.1} s", booted.seconds);
+    }
+    let _ = fs::remove_file(&socket);
     Ok(())
+}
+
+/// The machine of a confidential guest.
+const PROTECTED: &str = "q35,accel=kvm,kernel-irqchip=split";
+
+/// The object that makes QEMU's guest confidential.
+fn tee_object(tee: Tee, quotes: &Path) -> String {
+    match tee {
+        Tee::Snp => {
+            "sev-snp-guest,id=tee,cbitpos=51,reduced-phys-bits=1,policy=0x30000,kernel-hashes=on".to_owned()
+        }
+        Tee::Tdx => {
+            let socket = serde_json::json!({"type": "unix", "path": quotes});
+            serde_json::json!({"qom-type": "tdx-guest", "id": "tee", "quote-generation-socket": socket})
+                .to_string()
+        }
+    }
 }

@@ -196,7 +196,41 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
 }
 
-/// KVM_GET_FPU out of the FXSAVE image.
+/// Bits of MXCSR that exist (Intel SDM volume 1, "MXCSR Control and Status Register").
+const MXCSR_MASK: u32 = 0xffff;
+/// XSTATE_BV, XCOMP_BV and the reserved rest of the XSAVE header.
+const XSTATE_BV: usize = 512;
+const XSAVE_HEADER_END: usize = 576;
+/// State components: x87, and SSE.
+const X87: u64 = 1 << 0;
+const SSE: u64 = 1 << 1;
+
+/// KVM_GET_XSAVE: both components are always in use here.
+pub fn to_xsave(s: &CpuState) -> [u8; 4096] {
+    let mut area = s.fpu.0;
+    area[XSTATE_BV..XSTATE_BV + 8].copy_from_slice(&(X87 | SSE).to_le_bytes());
+    area
+}
+
+/// KVM_SET_XSAVE: a component that XSTATE_BV does not name takes its initial value, whatever the area holds (linux:
+/// copy_uabi_to_xstate). QEMU leaves all of it to that for processors that have not run.
+pub fn from_xsave(s: &mut CpuState, area: &[u8; 4096]) -> Result<(), Errno> {
+    let header = &area[XSTATE_BV..XSAVE_HEADER_END];
+    let named = header[..8].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    let mxcsr = u32::from(u16_at(area, 24)) | u32::from(u16_at(area, 26)) << 16;
+    if named & !(X87 | SSE) != 0 || header[8..].iter().any(|&byte| byte != 0) || mxcsr & !MXCSR_MASK != 0 {
+        return Err(Errno::EINVAL);
+    }
+    s.fpu = CpuState::reset().fpu;
+    let parts: [(u64, std::ops::Range<usize>); 4] =
+        [(X87, 0..24), (SSE, 24..28), (X87, 32..160), (SSE, 160..416)];
+    for (_, part) in parts.into_iter().filter(|(component, _)| named & component != 0) {
+        s.fpu.0[part.clone()].copy_from_slice(&area[part]);
+    }
+    Ok(())
+}
+
+/// KVM_GET_FPU out of the FXSAVE image, but for MXCSR, which KVM leaves out.
 pub fn to_fpu(s: &CpuState) -> kvm_fpu {
     let area = &s.fpu.0;
     let mut fpu = kvm_fpu {
@@ -206,7 +240,6 @@ pub fn to_fpu(s: &CpuState) -> kvm_fpu {
         last_opcode: u16_at(area, 6),
         ..kvm_fpu::default()
     };
-    fpu.mxcsr = u32::from(u16_at(area, 24)) | u32::from(u16_at(area, 26)) << 16;
     for (i, reg) in fpu.fpr.iter_mut().enumerate() {
         reg.copy_from_slice(&area[32 + 16 * i..48 + 16 * i]);
     }
@@ -216,14 +249,13 @@ pub fn to_fpu(s: &CpuState) -> kvm_fpu {
     fpu
 }
 
-/// KVM_SET_FPU into the FXSAVE image.
+/// KVM_SET_FPU into the FXSAVE image, but for MXCSR.
 pub fn from_fpu(s: &mut CpuState, fpu: &kvm_fpu) {
     let area = &mut s.fpu.0;
     area[0..2].copy_from_slice(&fpu.fcw.to_le_bytes());
     area[2..4].copy_from_slice(&fpu.fsw.to_le_bytes());
     area[4] = fpu.ftwx;
     area[6..8].copy_from_slice(&fpu.last_opcode.to_le_bytes());
-    area[24..28].copy_from_slice(&(fpu.mxcsr & 0xffff).to_le_bytes());
     for (i, reg) in fpu.fpr.iter().enumerate() {
         area[32 + 16 * i..48 + 16 * i].copy_from_slice(reg);
     }

@@ -377,17 +377,14 @@ fn set_events(vcpu: &This, arg: usize) -> Result<i32, Errno> {
 }
 
 fn get_xsave(vcpu: &This, arg: usize) -> Result<i32, Errno> {
-    user::write_bytes(arg, &open(vcpu)?.cpu.state.fpu.0).map(|()| 0)
+    user::write_bytes(arg, &regs::to_xsave(&open(vcpu)?.cpu.state)).map(|()| 0)
 }
 
 fn set_xsave(vcpu: &This, arg: usize) -> Result<i32, Errno> {
     let mut area = [0u8; 4096];
     user::read_bytes(arg, &mut area)?;
     let mut inner = open(vcpu)?;
-    // MXCSR bits that do not exist would fault when they are loaded.
-    area[26] = 0;
-    area[27] = 0;
-    inner.cpu.state.fpu.0 = area;
+    regs::from_xsave(&mut inner.cpu.state, &area)?;
     inner.cpu.state_changed();
     Ok(0)
 }

@@ -2,7 +2,7 @@
 
 use kvm_bindings::{
     CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_PIT_SPEAKER_DUMMY, kvm_cpuid_entry2, kvm_irqchip,
-    kvm_pit_config,
+    kvm_pit_config, kvm_xsave,
 };
 
 use super::code;
@@ -32,6 +32,7 @@ pub const ALL: &[Guest] = &[
     ("PIC and interval timer", timer_ticks),
     ("IOAPIC, a level and its EOI", level_interrupt),
     ("refused orders of the interrupt chips' ioctls", irqchip_orders),
+    ("state components of KVM_SET_XSAVE", xsave_components),
     ("triple fault", || long(code::triple_fault(), 0)),
 ];
 
@@ -229,4 +230,44 @@ fn irqchip_orders() -> Events {
     ];
     machine.note(format!("with chips: {with:?}"));
     Ok(machine.events)
+}
+
+/// XSTATE_BV says which parts of the area count: the others take their initial values.
+fn xsave_components() -> Events {
+    const FCW: usize = 0;
+    const MXCSR: usize = 6;
+    const XMM0: usize = 40;
+    const XSTATE_BV: usize = 128;
+    const XCOMP_BV_HIGH: usize = 131;
+    const RESERVED: usize = 140;
+    let mut events = Vec::new();
+    for (what, words) in [
+        ("all", &[(FCW, 0x27f), (MXCSR, 0x3f80), (XMM0, 0x1234), (XSTATE_BV, 3)][..]),
+        ("none", &[(FCW, 0x27f), (MXCSR, 0x3f80), (XMM0, 0x1234)]),
+        ("zeros", &[]),
+        ("x87 only", &[(FCW, 0x27f), (MXCSR, 0x3f80), (XMM0, 0x1234), (XSTATE_BV, 1)]),
+        ("SSE only", &[(FCW, 0x27f), (MXCSR, 0x3f80), (XMM0, 0x1234), (XSTATE_BV, 2)]),
+        ("MXCSR with a reserved bit", &[(MXCSR, 0x1_1f80), (XSTATE_BV, 2)]),
+        ("MXCSR with a reserved bit that does not count", &[(MXCSR, 0x1_1f80), (XSTATE_BV, 1)]),
+        ("a component that nobody has", &[(XSTATE_BV + 1, 1 << 30)]),
+        ("compacted", &[(XCOMP_BV_HIGH, 1 << 31)]),
+        ("a reserved word", &[(RESERVED, 1)]),
+    ] {
+        // A processor of its own each: KVM_GET_FPU would show what the last area left of an unnamed component.
+        let machine = Machine::real_mode(code::real_arithmetic())?;
+        let mut area = kvm_xsave::default();
+        words.iter().for_each(|&(at, word)| area.region[at] = word);
+        // SAFETY: the area has the 4 KiB that KVM reads: no dynamic feature is enabled.
+        let set = unsafe { machine.vcpu.set_xsave(&area) };
+        let fpu = machine.vcpu.get_fpu().map_err(|e| e.to_string())?;
+        let mxcsr = machine.vcpu.get_xsave().map_err(|e| e.to_string())?.region[MXCSR];
+        events.push(format!(
+            "{what}: errno {}, fcw {:#x} xmm0 {:02x?} mxcsr {mxcsr:#x}, {:#x} by KVM_GET_FPU",
+            set.err().map_or(0, |e| e.errno()),
+            fpu.fcw,
+            &fpu.xmm[0][..2],
+            fpu.mxcsr
+        ));
+    }
+    Ok(events)
 }

@@ -18,8 +18,7 @@ use serde_json::Value;
 use crate::{command, firmware, image, kernel, paths, progress};
 use broker::Broker;
 use tamper::Tamper;
-use tee::QuoteService;
-pub use tee::Tee;
+pub use tee::{QuoteService, Tee};
 
 /// What `demo` takes.
 #[derive(clap::Args)]

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::demo::Parts;
 pub use snp::{by_sev_snp_measure, witness};
+pub use tdx::mrtd_apart;
 
 /// Compares `cloister-attest measure` with every witness.
 pub fn check() -> Result<()> {

@@ -1,5 +1,6 @@
 //! MRTD of our own ROM: by a program of ours in another language, and by the `igvm` crate's MRTD calculation.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +10,7 @@ use crate::demo::{Parts, Tee};
 use crate::{command, paths};
 
 /// In which order a KVM adds and measures the pages of a range. `igvm` knows the first, Linux's.
-const ORDERS: [&str; 2] = ["page-by-page", "two-pass"];
+pub const ORDERS: [&str; 2] = ["page-by-page", "two-pass"];
 
 /// Compares `cloister-attest measure tdx` with the witnesses.
 pub fn check(parts: &Parts) -> Result<()> {
@@ -17,7 +18,7 @@ pub fn check(parts: &Parts) -> Result<()> {
     let mut values = Vec::new();
     for order in ORDERS {
         let ours = ours(parts, order)?;
-        let mut witnesses = vec![("the calculation apart", apart(parts, order)?)];
+        let mut witnesses = vec![("the calculation apart", mrtd_apart(&parts.rom, order)?)];
         if order == ORDERS[0] {
             witnesses.push(("igvm", igvm.clone()));
         }
@@ -39,9 +40,10 @@ fn ours(parts: &Parts, order: &str) -> Result<String> {
     Tee::Tdx.measurement(&serde_json::from_str::<Value>(&text).context("cloister-attest measure --json")?)
 }
 
-fn apart(parts: &Parts, order: &str) -> Result<String> {
+/// MRTD of an image by the program of ours in another language.
+pub fn mrtd_apart(image: &Path, order: &str) -> Result<String> {
     let program = paths::workspace().join("xtask/src/measurement/mrtd.py");
-    let said = command::output(Command::new("python3").arg(program).arg(&parts.rom).arg(order))?;
+    let said = command::output(Command::new("python3").arg(program).arg(image).arg(order))?;
     Ok(said.trim().to_owned())
 }
 
