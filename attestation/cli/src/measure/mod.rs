@@ -117,11 +117,11 @@ pub struct Args {
     #[command(flatten)]
     corim: corim::Args,
     /// Print the reference value that a key broker reads
-    #[arg(long, conflicts_with = "transcript")]
-    json: bool,
-    /// Print every measured range as JSON instead
     #[arg(long)]
-    transcript: bool,
+    json: bool,
+    /// Write every range of the launch here, as `cloister run --transcript` does and `explain --transcript` reads
+    #[arg(long, value_name = "FILE")]
+    transcript: Option<PathBuf>,
 }
 
 /// The result for the TEEs before SNP.
@@ -147,6 +147,7 @@ pub fn run(measure: &Measure) -> anyhow::Result<()> {
     let digest = match tee {
         "snp" => return snp(args, &inputs),
         _ if args.corim.is_given() => bail!("a CoRIM is made for SNP and TDX only"),
+        _ if args.transcript.is_some() => bail!("a launch transcript is made for SNP and TDX only"),
         "sev-es" => sev_es_digest(&rom, kernel, inputs.vcpus, inputs.cpu, inputs.flavour),
         _ => sev_digest(&rom, kernel),
     };
@@ -157,10 +158,10 @@ pub fn run(measure: &Measure) -> anyhow::Result<()> {
 
 fn snp(args: &Args, inputs: &LaunchInputs<'_>) -> anyhow::Result<()> {
     let plan = LaunchPlan::new(inputs).context("this launch cannot be measured")?;
-    if args.transcript {
-        return output::print(&LaunchTranscript::new(inputs, &plan, None), true);
+    if let Some(path) = &args.transcript {
+        output::write_document(path, &LaunchTranscript::new(inputs, &plan, None))?;
     }
-    corim::write(&args.corim, &Reference::Snp(plan.digest().0))?;
+    corim::write(&args.corim, || Reference::Snp(plan.digest().0))?;
     output::print(&ReferenceValue::new(inputs, &plan), args.json)
 }
 

@@ -58,11 +58,11 @@ pub struct Args {
     #[command(flatten)]
     corim: corim::Args,
     /// Print the reference value that a key broker reads
-    #[arg(long, conflicts_with = "transcript")]
-    json: bool,
-    /// Print every range of the launch as JSON instead
     #[arg(long)]
-    transcript: bool,
+    json: bool,
+    /// Write every range of the launch here, as `cloister run --transcript` does and `explain --transcript` reads
+    #[arg(long, value_name = "FILE")]
+    transcript: Option<PathBuf>,
 }
 
 /// What a TD is started from, read.
@@ -106,10 +106,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;
     let files = Files::read(&args.guest, &args.td)?;
     let (inputs, order) = (files.inputs(), files.order);
-    if args.transcript {
-        return output::print(&LaunchTranscript::new(&tdvf, &plan, order), true);
+    if let Some(path) = &args.transcript {
+        output::write_document(path, &LaunchTranscript::new(&tdvf, &plan, order))?;
     }
-    corim::write(&args.corim, &Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs()))?;
+    corim::write(&args.corim, || Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs()))?;
     output::print(&ReferenceValue::new(&tdvf, &plan, order, &inputs), args.json)
 }
 
