@@ -51,7 +51,7 @@ fn lines(text: &mut String, value: &Value, depth: usize) {
         Value::Object(fields) => fields.iter().for_each(|(name, value)| entry(name, value)),
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                entry(&(index + 1).to_string(), item);
+                entry(&index.to_string(), item);
             }
         }
         _ => entry("value", value),
@@ -77,6 +77,6 @@ mod tests {
         let document = serde_json::json!({"a": 1, "b": {"c": "x\u{1b}y"}, "d": null, "e": ["f"]});
         let mut text = String::new();
         lines(&mut text, &document, 0);
-        assert_eq!(text, "a: 1\nb:\n  c: x\u{fffd}y\ne:\n  1: f\n");
+        assert_eq!(text, "a: 1\nb:\n  c: x\u{fffd}y\ne:\n  0: f\n");
     }
 }
