@@ -3,7 +3,6 @@
 mod common;
 
 use common::{attest, codes, json, run, vectors, write};
-use serde_json::Value;
 
 const NOW: &str = "2026-11-21T07:00:00Z";
 

@@ -46,7 +46,7 @@ fn a_differing_launch_is_explained() {
 fn rom() -> Vec<u8> {
     const LEN: usize = 0x4000;
     const DESCRIPTOR: usize = 0x2100;
-    let mut rom: Vec<u8> = (0..LEN).map(|at| (at * 31 >> 4) as u8).collect();
+    let mut rom: Vec<u8> = (0..LEN).map(|at| ((at * 31) >> 4) as u8).collect();
     let sections: [(u32, u32, u64, u64, u32, u32); 4] = [
         (0x2000, 0x2000, 0xffff_e000, 0x2000, 0, 1),
         (0x1000, 0x1000, 0xffff_d000, 0x1000, 1, 0),
