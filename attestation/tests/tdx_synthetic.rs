@@ -5,7 +5,10 @@ mod tdx_pki;
 
 use std::collections::BTreeSet;
 
-use cloister_attestation::tdx::{Collateral, Evidence, PckCa, TcbStatus, authenticate, verify};
+use cloister_attestation::signature::Backend;
+use cloister_attestation::tdx::{
+    Collateral, CollateralDocument, Evidence, PckCa, TcbStatus, authenticate, verify,
+};
 use cloister_attestation::x509::UnixTime;
 use tdx_pki::cases::{ALL, Case, TDX_1_5, TDX_1_5_EX, VERSION_5};
 use tdx_pki::quote::{TEE_TCB_SVN, usual_events};
@@ -119,6 +122,14 @@ fn collateral_is_judged_once_and_ages_all_the_same() {
     // The PCK CRL ends first, and at its nextUpdate it has ended.
     assert!(accepted(from) && accepted(scenario.time()) && accepted(UnixTime(to.0 - 1)));
     assert!(!accepted(UnixTime(from.0 - 1)) && !accepted(to));
+    // From its texts it is the same; from other texts it is refused as from a file.
+    let backend = Backend::default();
+    let mut texts = CollateralDocument::from_json(&scenario.collateral()).unwrap();
+    let of = |texts: &CollateralDocument| Collateral::from_document(&backend, texts, &scenario.roots());
+    assert!(of(&texts).reasons().is_empty() && of(&texts).window() == (from, to));
+    texts.tcb_info.push(' ');
+    let codes = of(&texts).reasons().codes();
+    assert_eq!(codes.iter().map(|code| code.as_str()).collect::<Vec<_>>(), ["tcb-info-signature"]);
     // It serves other quotes of the platform, and none of another.
     let mut other = Scenario::new(5, 4);
     other.sgx(SgxExtension::default().set("4", der::tlv(4, &[1; 6])));

@@ -53,7 +53,23 @@ impl Collateral {
     /// As [`Collateral::new`], with a backend of the caller's choice for every signature, those of the quotes that are
     /// verified over this collateral included.
     pub fn with_backend(backend: &Backend, document: &[u8], roots: &TrustRoots) -> Self {
-        let mut collateral = Self {
+        let mut collateral = Self::empty(backend, roots);
+        let document = CollateralDocument::from_json(document);
+        if let Some(document) = collateral.reasons.note(Code::CollateralMalformed, document) {
+            collateral.read(&document);
+        }
+        collateral
+    }
+
+    /// As [`Collateral::with_backend`], for who has the parts of the document, such as the answers of a PCCS.
+    pub fn from_document(backend: &Backend, document: &CollateralDocument, roots: &TrustRoots) -> Self {
+        let mut collateral = Self::empty(backend, roots);
+        collateral.read(document);
+        collateral
+    }
+
+    fn empty(backend: &Backend, roots: &TrustRoots) -> Self {
+        Self {
             reasons: Reasons::default(),
             windows: Vec::new(),
             roots: roots.clone(),
@@ -64,12 +80,7 @@ impl Collateral {
             pck_crl: None,
             tcb_info: None,
             qe_identity: None,
-        };
-        let document = CollateralDocument::from_json(document);
-        if let Some(document) = collateral.reasons.note(Code::CollateralMalformed, document) {
-            collateral.read(&document);
         }
-        collateral
     }
 
     /// What is wrong with it, whatever the quote and the time.

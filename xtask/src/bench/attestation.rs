@@ -61,9 +61,12 @@ pub fn run() -> Result<Vec<Figure>> {
         ("pure Rust", "RustCrypto", "dcap-qvl, RustCrypto", "rust"),
         ("aws-lc", "aws-lc", "dcap-qvl, ring", "ring"),
     ] {
-        for (temperature, what) in
-            [("cold", "cold"), ("cached", "cached collateral"), ("known", "known platform")]
-        {
+        for (temperature, what) in [
+            ("cold", "cold"),
+            ("file", "cold from a file"),
+            ("cached", "cached collateral"),
+            ("known", "known platform"),
+        ] {
             figures.push(rate(
                 &format!("TDX, {what}, {name}"),
                 get(&format!("tdx {temperature} {backend}"))?,
