@@ -1,8 +1,8 @@
 //! TDX verifications a second beside `dcap-qvl`, on the same evidence in turns: one JSON object a line, `{"name", "value"}`
 //! with values per second. Run by `cargo xtask bench attestation`.
 //!
-//! *Cold* reads and judges the collateral for every quote, as the peer must (whose collateral is parsed outside of what is
-//! timed, down to its texts; ours inside); *cached* judges it once, and *known* the platform, too. Both run with both of their
+//! *Cold* judges the collateral for every quote, as the peer must, from the same texts that the peer is given; *file* reads these from
+//! the JSON file first, which the peer's caller has to do; *cached* judges it once, and *known* the platform, too. Both run with both of their
 //! backends: C and assembly (`ring`, aws-lc) and RustCrypto, which is Rust. Beside each of our backends the peer's are timed again.
 
 #[path = "../tests/tdx_pki/mod.rs"]
@@ -12,7 +12,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use cloister_attestation::signature::{AWS_LC, RUSTCRYPTO};
-use cloister_attestation::tdx::{Collateral, Evidence, Policy, appraise, authenticate, verify};
+use cloister_attestation::tdx::{
+    Collateral, CollateralDocument, Evidence, Policy, appraise, authenticate, verify,
+};
 use dcap_qvl::QuoteCollateralV3;
 use dcap_qvl::configs::{RingConfig, RustCryptoConfig};
 use dcap_qvl::verify::QuoteVerifier;
@@ -49,19 +51,24 @@ fn main() {
     let (quote, document, time) = (scenario.quote_bytes(), scenario.collateral(), scenario.time());
     let (roots, policy) = (scenario.roots(), Policy::default());
     let evidence = Evidence { quote: &quote, event_log: None };
+    let texts = CollateralDocument::from_json(&document).unwrap();
     let theirs: QuoteCollateralV3 = serde_json::from_slice(&document).unwrap();
     let ring = QuoteVerifier::new(scenario.root.der()).with_config::<RingConfig>();
     let rust = QuoteVerifier::new(scenario.root.der()).with_config::<RustCryptoConfig>();
     for backend in [RUSTCRYPTO, AWS_LC] {
         let collateral = Collateral::with_backend(&backend, &document, &roots);
         let platform = authenticate(&evidence, &collateral, time).ok().unwrap().verified_platform().clone();
-        let [known, cached, cold, ring, rust] = best([
+        let [known, cached, cold, file, ring, rust] = best([
             &mut || {
                 let authentic = platform.authenticate(black_box(&evidence), &collateral, time).ok().unwrap();
                 assert!(appraise(&authentic, &policy).is_empty());
                 drop(black_box(authentic.claims()));
             },
             &mut || assert!(verify(black_box(&evidence), &collateral, time, &policy).is_accepted()),
+            &mut || {
+                let collateral = Collateral::from_document(&backend, black_box(&texts), &roots);
+                assert!(verify(&evidence, &collateral, time, &policy).is_accepted());
+            },
             &mut || {
                 let collateral = Collateral::with_backend(&backend, black_box(&document), &roots);
                 assert!(verify(&evidence, &collateral, time, &policy).is_accepted());
@@ -70,9 +77,14 @@ fn main() {
             &mut || drop(black_box(rust.verify(black_box(&quote), &theirs, time.0)).unwrap()),
         ]);
         let name = backend.name;
-        for (figure, value) in
-            [("known", known), ("cached", cached), ("cold", cold), ("ring", ring), ("rust", rust)]
-        {
+        for (figure, value) in [
+            ("known", known),
+            ("cached", cached),
+            ("cold", cold),
+            ("file", file),
+            ("ring", ring),
+            ("rust", rust),
+        ] {
             println!("{}", serde_json::json!({"name": format!("tdx {figure} {name}"), "value": value}));
         }
     }

@@ -3,8 +3,10 @@
 
 mod pki;
 
-use cloister_attestation::snp::{Policy, Product, RevocationRule, TcbMinimum, TcbRules, VekKind};
-use pki::cases::{ALL, flip_last};
+use std::collections::BTreeSet;
+
+use cloister_attestation::snp::{Product, RevocationRule, VekKind};
+use pki::cases::{ALL, SOME, flip_last};
 use pki::*;
 
 fn codes(scenario: &Scenario) -> Vec<&'static str> {
@@ -31,46 +33,38 @@ fn right_evidence_is_accepted() {
 
 #[test]
 fn wrong_evidence_is_refused_for_exactly_its_reason() {
-    let mut wrong = Vec::new();
-    let mut count = 0;
-    for product in FULL {
-        for (group, cases) in ALL {
-            for (name, change, expected) in *cases {
-                let mut scenario = Scenario::new(product, 4, VekKind::Vcek);
-                change(&mut scenario);
-                let found = codes(&scenario);
-                let mut expected = expected.to_vec();
-                expected.sort_unstable();
-                let mut sorted = found.clone();
-                sorted.sort_unstable();
-                if sorted != expected {
-                    wrong.push(format!("{product}, {group}, {name}: {found:?} instead of {expected:?}"));
-                }
-                count += 1;
+    let everywhere = FULL.into_iter().flat_map(|product| {
+        ALL.iter().map(move |(group, cases)| (*group, (product, 4, VekKind::Vcek), *cases))
+    });
+    let (mut wrong, mut names, mut count) = (Vec::new(), BTreeSet::new(), 0);
+    for (group, (product, version, kind), cases) in everywhere.chain(SOME.iter().copied()) {
+        for (name, change, expected) in cases {
+            let mut scenario = Scenario::new(product, version, kind);
+            change(&mut scenario);
+            let mut found = codes(&scenario);
+            found.sort_unstable();
+            let mut expected = expected.to_vec();
+            expected.sort_unstable();
+            if found != expected {
+                wrong.push(format!("{product}, {group}, {name}: {found:?} instead of {expected:?}"));
             }
+            names.insert(*name);
+            count += 1;
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    println!("{count} cases");
+    println!("SEV-SNP: {count} cases of {} names", names.len());
+    assert!(names.len() >= 150, "{} names", names.len());
 }
 
 #[test]
-fn what_only_some_products_have_is_checked_on_them() {
-    let turin = || Scenario::new(Product::Turin, 5, VekKind::Vcek);
-    let mut no_fmc = turin();
-    no_fmc.vek.remove(amd!("3.9"));
-    assert_eq!(codes(&no_fmc), ["vek-extension-malformed"]);
-    let mut other_fmc = turin();
-    other_fmc.report[0x180] += 1;
-    assert_eq!(codes(&other_fmc), ["tcb-mismatch"]);
-    let mut fmc_too_low = turin();
-    let rules = TcbRules { reported: TcbMinimum { fmc: 2, ..Default::default() }, ..Default::default() };
-    fmc_too_low.policy.tcb.insert(Product::Turin, rules);
-    assert_eq!(codes(&fmc_too_low), ["tcb-too-low"]);
-    // A minimum that the product cannot have is never met.
-    let mut milan = Scenario::new(Product::Milan, 5, VekKind::Vcek);
-    milan.policy.tcb.insert(Product::Milan, rules);
-    assert_eq!(codes(&milan), ["tcb-too-low"]);
+fn there_are_no_two_cases_of_one_name() {
+    let mut names = BTreeSet::new();
+    // The VLEK's cases are the same for each product.
+    let groups = SOME.iter().filter(|(group, ..)| !group.starts_with("VLEK of") || *group == "VLEK of Milan");
+    for (name, ..) in ALL.iter().flat_map(|(_, cases)| *cases).chain(groups.flat_map(|(.., cases)| *cases)) {
+        assert!(names.insert(name), "{name}");
+    }
 }
 
 #[test]
@@ -98,21 +92,11 @@ fn both_encodings_of_hwid_are_read() {
 }
 
 #[test]
-fn a_vlek_is_its_providers_and_nobody_elses() {
+fn a_provider_may_be_required() {
     for product in Product::ALL {
-        let vlek = || Scenario::new(product, 3, VekKind::Vlek);
-        let with = |policy: Policy| codes(&Scenario { policy, ..vlek() });
-        let csp = |id: &str| Policy { csp_id: Some(vec![id.into()]), ..Policy::default() };
-        assert_eq!(with(csp("CN=cloud.example")), [""; 0]);
-        assert_eq!(with(csp("CN=other.example")), ["csp-id"]);
-        assert_eq!(with(Policy { signing_key: vec![VekKind::Vcek], ..Policy::default() }), ["signing-key"]);
-        let mut anonymous = vlek();
-        anonymous.vek.remove(amd!("5"));
-        assert_eq!(codes(&anonymous), ["vek-extension-malformed"]);
-        let mut vcek_issued = vlek();
-        vcek_issued.ask = CertSpec::ask(product, VekKind::Vcek);
-        vcek_issued.vek.issuer = vcek_issued.ask.names[0].clone();
-        assert_eq!(codes(&vcek_issued), ["intermediate-missing"]);
+        let mut scenario = Scenario::new(product, 3, VekKind::Vlek);
+        scenario.policy.csp_id = Some(vec!["CN=cloud.example".into()]);
+        assert_eq!(codes(&scenario), [""; 0], "{product}");
     }
 }
 
@@ -140,25 +124,11 @@ fn several_faults_are_all_named() {
 }
 
 #[test]
-fn reserved_bits_of_old_reports_are_reserved() {
-    let mut scenario = Scenario::new(Product::Milan, 2, VekKind::Vcek);
-    scenario.report[0x188] = 0x19;
-    assert_eq!(codes(&scenario), ["report-malformed"]);
+fn mitigations_that_are_in_place_are_enough() {
     let mut scenario = Scenario::new(Product::Milan, 5, VekKind::Vcek);
     scenario.policy.mitigations.launch = 0xb;
     scenario.policy.mitigations.current = 0x3b;
     assert_eq!(codes(&scenario), [""; 0]);
-}
-
-#[test]
-fn venice_needs_a_root_of_the_callers() {
-    let mut scenario = Scenario::new(Product::Venice, 5, VekKind::Vcek);
-    assert_eq!(codes(&scenario), [""; 0]);
-    scenario.trusted = Scenario::new(Product::Turin, 5, VekKind::Vcek).trusted;
-    assert_eq!(codes(&scenario), ["root-untrusted"]);
-    let mut microcode = Scenario::new(Product::Venice, 5, VekKind::Vcek);
-    microcode.report[0x187] = 1;
-    assert_eq!(codes(&microcode), ["tcb-mismatch"]);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Real reports from Milan, Genoa and Turin machines (`../shared/vectors/snp`), each with its verdict, and what
 //! is left of them after tampering.
 
+#[path = "vectors/negatives.rs"]
+mod negatives;
+
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -8,6 +11,7 @@ use cloister_attestation::snp::{
     BitRule, Collateral, Evidence, Policy, Product, Report, RevocationRule, TrustRoots, Verdict, verify,
 };
 use cloister_attestation::x509::UnixTime;
+use negatives::{NEGATIVES, NOW, sorted};
 use serde_json::Value;
 
 fn vector(name: &str) -> Option<Vec<u8>> {
@@ -32,8 +36,6 @@ struct Case {
     at: UnixTime,
     policy: Policy,
 }
-
-const NOW: &str = "2026-11-21T07:00:00Z";
 
 impl Case {
     fn load(name: &str) -> Option<Self> {
@@ -159,26 +161,6 @@ fn what_the_strict_default_refuses_is_refused() {
 }
 
 #[test]
-fn the_key_of_another_chip_is_refused() {
-    let foreign = ["certificate-signature", "chip-id-mismatch", "report-signature", "tcb-mismatch"];
-    for encoding in ["legacy", "new"] {
-        let Some(mut case) = Case::load("milan-v2-idblock") else { return };
-        case.vek = vector(&format!("milan-v2-idblock.vcek-invalid-{encoding}.der")).unwrap();
-        let mut codes = case.refused();
-        codes.sort_unstable();
-        assert_eq!(codes, foreign, "{encoding}");
-    }
-    for (report, vek) in [("milan-v2", "milan-v3"), ("milan-v3", "milan-v2")] {
-        let Some(mut case) = Case::load(report) else { return };
-        case.vek = vector(&format!("{vek}.vcek.der")).unwrap();
-        assert_eq!(case.refused(), ["tcb-mismatch", "chip-id-mismatch", "report-signature"], "{report}");
-    }
-    let Some(mut case) = Case::load("turin-v5") else { return };
-    case.vek = vector("genoa-v5-siena.vcek.der").unwrap();
-    assert!(case.refused().contains(&"product-mismatch"));
-}
-
-#[test]
 fn no_signed_bit_can_be_flipped() {
     for name in ["milan-v3", "turin-v5"] {
         let Some(case) = Case::load(name) else { return };
@@ -194,56 +176,49 @@ fn no_signed_bit_can_be_flipped() {
 }
 
 #[test]
-fn signatures_that_are_none_are_refused() {
-    let Some(case) = Case::load("genoa-v5-siena") else { return };
-    let change = |range: std::ops::Range<usize>, value: u8| {
-        let mut report = case.report.clone();
-        report[range].fill(value);
-        Case { report, vek: case.vek.clone(), policy: Policy::default(), ..case }.refused()
-    };
-    for field in [0x2a0, 0x2a0 + 72] {
-        assert_eq!(change(field..field + 48, 0), ["signature-malformed"]);
-        assert_eq!(change(field..field + 48, 0xff), ["signature-malformed"]);
-        assert_eq!(change(field + 48..field + 49, 1), ["signature-malformed"]);
-        assert_eq!(change(field + 71..field + 72, 1), ["signature-malformed"]);
-        assert_eq!(change(field..field + 1, 0xa5), ["report-signature"]);
+fn every_derived_negative_is_refused_for_its_reason() {
+    for negative in NEGATIVES {
+        let (Some(mut report), Some(mut vek)) = (vector(negative.report), vector(negative.vek)) else {
+            return;
+        };
+        (negative.change)(&mut report, &mut vek);
+        let certificates = [&vek[..]];
+        let evidence = Evidence {
+            report: &report,
+            certificates: if negative.in_table() { &[] } else { &certificates },
+            certificate_table: negative.in_table().then_some(&vek[..]),
+        };
+        let roots = negative.root.map(|root| TrustRoots::from_bytes(&vector(root).unwrap()).unwrap());
+        let crls: Vec<_> = negative.crls.iter().map(|crl| vector(crl).unwrap()).collect();
+        let crls: Vec<_> = crls.iter().map(Vec::as_slice).collect();
+        let policy: Policy = toml::from_str(negative.policy).unwrap();
+        let at = negative.at.parse().unwrap();
+        let roots = roots.as_ref().unwrap_or(amd());
+        let verdict = verify(&evidence, roots, &Collateral { crls: &crls }, at, &policy);
+        assert_eq!(sorted(codes(&verdict)), sorted(negative.codes.to_vec()), "{}", negative.name);
     }
-    assert_eq!(change(0x330..0x331, 1), ["report-malformed"]);
 }
 
 #[test]
-fn certificates_hold_for_their_time_only() {
-    for (name, at, code) in [
-        ("milan-v3", "2025-01-15T21:21:53Z", Some("certificate-not-yet-valid")),
-        ("milan-v3", "2025-01-15T21:21:54Z", None),
-        ("milan-v3", "2032-01-15T21:21:54Z", None),
-        ("milan-v3", "2032-01-15T21:21:55Z", Some("certificate-expired")),
-        ("milan-v3-vlek", "2024-12-10T22:14:20Z", Some("certificate-not-yet-valid")),
-        ("milan-v3-vlek", "2025-12-10T22:14:21Z", None),
-        ("milan-v3-vlek", NOW, Some("certificate-expired")),
+fn certificates_hold_to_the_second() {
+    for (name, at) in [
+        ("milan-v3", "2025-01-15T21:21:54Z"),
+        ("milan-v3", "2032-01-15T21:21:54Z"),
+        ("milan-v3-vlek", "2025-12-10T22:14:21Z"),
     ] {
         let Some(mut case) = Case::load(name) else { return };
         case.at = at.parse().unwrap();
-        assert_eq!(case.refused(), code.into_iter().collect::<Vec<_>>(), "{name} at {at}");
+        assert_eq!(case.refused(), [""; 0], "{name} at {at}");
     }
-}
-
-#[test]
-fn a_vlek_needs_its_own_authority() {
-    let Some(case) = Case::load("milan-v3-vlek") else { return };
-    let ask_and_ark = vector("roots/ask_ark_milan.pem").unwrap();
-    let asvk_and_ark = vector("roots/ask_ark_milan_vlek.pem").unwrap();
-    let verdict = case.verify_with(&TrustRoots::from_bytes(&ask_and_ark).unwrap(), &[]);
-    assert_eq!(codes(&verdict), ["intermediate-missing"]);
-    assert!(case.verify_with(&TrustRoots::from_bytes(&asvk_and_ark).unwrap(), &[]).is_accepted());
 }
 
 #[test]
 fn only_trusted_roots_count() {
     let Some(case) = Case::load("genoa-v3") else { return };
     assert_eq!(codes(&case.verify_with(&TrustRoots::none(), &[])), ["root-untrusted"]);
-    let milan = TrustRoots::from_bytes(&vector("roots/ask_ark_milan.pem").unwrap()).unwrap();
-    assert_eq!(codes(&case.verify_with(&milan, &[])), ["root-untrusted"]);
+    let Some(case) = Case::load("milan-v3-vlek") else { return };
+    let asvk_and_ark = vector("roots/ask_ark_milan_vlek.pem").unwrap();
+    assert!(case.verify_with(&TrustRoots::from_bytes(&asvk_and_ark).unwrap(), &[]).is_accepted());
 }
 
 #[test]
@@ -255,12 +230,7 @@ fn a_crl_is_honoured_and_needed_where_the_policy_says_so() {
     for (name, at, crls, code) in [
         ("milan-v3", current, &[&milan[..], &genoa][..], None),
         ("milan-v3", "2026-05-11T23:59:59Z", &[&milan], None),
-        ("milan-v3", "2026-05-12T00:00:00Z", &[&milan], Some("crl-expired")),
-        ("milan-v3", "2025-05-06T12:39:05Z", &[&milan], Some("crl-not-yet-valid")),
-        ("milan-v3", current, &[], Some("crl-missing")),
-        ("milan-v3", current, &[&genoa], Some("crl-missing")),
         ("genoa-v3", "2025-06-01T00:00:00Z", &[&genoa], None),
-        ("genoa-v3", NOW, &[&genoa], Some("crl-expired")),
         ("milan-v3", current, &[b"CRL"], Some("crl-malformed")),
     ] {
         let Some(mut case) = Case::load(name) else { return };

@@ -3,7 +3,12 @@
 
 mod tdx_pki;
 
-use cloister_attestation::tdx::{Collateral, Evidence, PckCa, TcbStatus, authenticate, verify};
+use std::collections::BTreeSet;
+
+use cloister_attestation::signature::Backend;
+use cloister_attestation::tdx::{
+    Collateral, CollateralDocument, Evidence, PckCa, TcbStatus, authenticate, verify,
+};
 use cloister_attestation::x509::UnixTime;
 use tdx_pki::cases::{ALL, Case, TDX_1_5, TDX_1_5_EX, VERSION_5};
 use tdx_pki::quote::{TEE_TCB_SVN, usual_events};
@@ -32,42 +37,43 @@ fn right_evidence_is_accepted_with_its_claims() {
     }
 }
 
-fn check(cases: &[(&str, &[Case])], kinds: &[(u16, u16)]) -> usize {
-    let mut wrong = Vec::new();
-    let mut count = 0;
-    for (version, body) in kinds {
-        for (group, cases) in cases {
-            for (name, change, expected) in *cases {
-                let mut scenario = Scenario::new(*version, *body);
-                change(&mut scenario);
-                let mut found = scenario.codes();
-                found.sort_unstable();
-                let mut expected = expected.to_vec();
-                expected.sort_unstable();
-                if found != expected {
-                    wrong.push(format!(
-                        "v{version} type {body}, {group}, {name}: {found:?} instead of {expected:?}"
-                    ));
-                }
-                count += 1;
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    count
-}
+/// Cases of one group, and the quotes that can have them: version and type of body.
+type Group<'a> = (&'static str, &'static [Case], &'a [(u16, u16)]);
 
 #[test]
 fn wrong_evidence_is_refused_for_exactly_its_reason() {
     // The oldest and the newest: what lies between them differs from both in nothing that these cases touch.
-    println!("{} cases", check(ALL, &[KINDS[0], KINDS[3]]));
-}
-
-#[test]
-fn what_only_some_quotes_have_is_checked_in_them() {
-    check(&[("version 5", VERSION_5)], &KINDS[1..]);
-    check(&[("TDX 1.5", TDX_1_5)], &KINDS[2..]);
-    check(&[("TDX 1.5ex", TDX_1_5_EX)], &KINDS[3..]);
+    let ends: &[(u16, u16)] = &[KINDS[0], KINDS[3]];
+    let kinds = KINDS;
+    let some: [Group<'_>; 3] = [
+        ("version 5", VERSION_5, &kinds[1..]),
+        ("TDX 1.5", TDX_1_5, &kinds[2..]),
+        ("TDX 1.5ex", TDX_1_5_EX, &kinds[3..]),
+    ];
+    let all = ALL.iter().map(|(group, cases)| (*group, *cases, ends)).chain(some);
+    let (mut wrong, mut names, mut count) = (Vec::new(), BTreeSet::new(), 0);
+    for (group, cases, kinds) in all {
+        for ((version, body), (name, change, expected)) in
+            kinds.iter().flat_map(|kind| cases.iter().map(move |case| (kind, case)))
+        {
+            let mut scenario = Scenario::new(*version, *body);
+            change(&mut scenario);
+            let mut found = scenario.codes();
+            found.sort_unstable();
+            let mut expected = expected.to_vec();
+            expected.sort_unstable();
+            if found != expected {
+                wrong.push(format!(
+                    "v{version} type {body}, {group}, {name}: {found:?} instead of {expected:?}"
+                ));
+            }
+            names.insert(*name);
+            count += 1;
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    println!("TDX: {count} cases of {} names", names.len());
+    assert!(names.len() >= 150, "{} names", names.len());
 }
 
 #[test]
@@ -116,6 +122,14 @@ fn collateral_is_judged_once_and_ages_all_the_same() {
     // The PCK CRL ends first, and at its nextUpdate it has ended.
     assert!(accepted(from) && accepted(scenario.time()) && accepted(UnixTime(to.0 - 1)));
     assert!(!accepted(UnixTime(from.0 - 1)) && !accepted(to));
+    // From its texts it is the same; from other texts it is refused as from a file.
+    let backend = Backend::default();
+    let mut texts = CollateralDocument::from_json(&scenario.collateral()).unwrap();
+    let of = |texts: &CollateralDocument| Collateral::from_document(&backend, texts, &scenario.roots());
+    assert!(of(&texts).reasons().is_empty() && of(&texts).window() == (from, to));
+    texts.tcb_info.push(' ');
+    let codes = of(&texts).reasons().codes();
+    assert_eq!(codes.iter().map(|code| code.as_str()).collect::<Vec<_>>(), ["tcb-info-signature"]);
     // It serves other quotes of the platform, and none of another.
     let mut other = Scenario::new(5, 4);
     other.sgx(SgxExtension::default().set("4", der::tlv(4, &[1; 6])));

@@ -18,7 +18,7 @@ use crate::{output, read};
 /// A quote, an MRTD, an event log or a TD's transcript make it a question about a TD; anything else is about SEV-SNP.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What the VMM wrote down (`cloister run --transcript`), of either TEE
+    /// What the VMM wrote down (`cloister run --transcript`) or `measure --transcript` predicted, of either TEE
     #[arg(long, value_name = "FILE")]
     transcript: Option<PathBuf>,
     /// Report with the measurement; it is not verified here

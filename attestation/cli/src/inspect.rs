@@ -3,18 +3,19 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use cloister_attestation::measure::snp::LaunchTranscript;
+use cloister_attestation::measure::snp::{LaunchTranscript, Rom};
 use cloister_attestation::measure::tdx;
 use cloister_attestation::snp::{Hex, Report, TcbClaims, TcbVersion, Vek, VekKind, table};
 use cloister_attestation::tdx::{EventLog, Quote};
 use cloister_attestation::x509::{Certificate, Crl, certificates, crls};
 use serde_json::{Value, json};
 
-use crate::{inspect_tdx, output, read};
+use crate::{inspect_rom, inspect_tdx, output, read};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A report, quote, certificate table, certificates, CRL, TDX collateral, event log, launch transcript or reference value
+    /// A report, quote, certificate table, certificates, CRL, TDX collateral, event log, firmware ROM, launch transcript or
+    /// reference value
     file: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -44,6 +45,7 @@ const RECOGNISERS: &[Recogniser] = &[
         looks: |bytes| bytes.len() == Report::BYTES && !is_der(bytes),
         describe: |bytes| Ok(report(&Report::parse(bytes)?)),
     },
+    Recogniser { name: "firmware ROM", looks: Rom::recognises, describe: inspect_rom::rom },
     Recogniser { name: "TDX quote", looks: Quote::recognises, describe: inspect_tdx::quote },
     Recogniser { name: "event log", looks: EventLog::recognises, describe: inspect_tdx::event_log },
     Recogniser {

@@ -4,16 +4,15 @@
 //! unreadable input. Results go to stdout, everything else to stderr. It reads files and the clock
 //! and never the network; every judgement is the library's.
 
-mod ear;
 mod explain;
 mod id_block;
 mod inspect;
+mod inspect_rom;
 mod inspect_tdx;
 mod measure;
 mod output;
 mod schema;
 mod verify;
-mod verify_tdx;
 
 use std::path::Path;
 use std::process::ExitCode;

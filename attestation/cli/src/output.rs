@@ -1,6 +1,7 @@
 //! Printing: JSON as it is, or the same document as indented lines for people.
 
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -8,13 +9,23 @@ use serde_json::Value;
 
 /// Prints `document` on stdout.
 pub fn print(document: &impl Serialize, json: bool) -> anyhow::Result<()> {
-    let document = serde_json::to_value(document).context("the result cannot be written down")?;
+    let document = value(document)?;
     if json {
         return write(&format!("{document:#}\n"));
     }
     let mut text = String::new();
     lines(&mut text, &document, 0);
     write(&text)
+}
+
+/// Writes `document` into a file as JSON.
+pub fn write_document(path: &Path, document: &impl Serialize) -> anyhow::Result<()> {
+    let text = format!("{:#}\n", value(document)?);
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn value(document: &impl Serialize) -> anyhow::Result<Value> {
+    serde_json::to_value(document).context("the result cannot be written down")
 }
 
 /// Writes `text` on stdout. A reader that has seen enough is no error.
@@ -40,7 +51,7 @@ fn lines(text: &mut String, value: &Value, depth: usize) {
         Value::Object(fields) => fields.iter().for_each(|(name, value)| entry(name, value)),
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                entry(&(index + 1).to_string(), item);
+                entry(&index.to_string(), item);
             }
         }
         _ => entry("value", value),
@@ -66,6 +77,6 @@ mod tests {
         let document = serde_json::json!({"a": 1, "b": {"c": "x\u{1b}y"}, "d": null, "e": ["f"]});
         let mut text = String::new();
         lines(&mut text, &document, 0);
-        assert_eq!(text, "a: 1\nb:\n  c: x\u{fffd}y\ne:\n  1: f\n");
+        assert_eq!(text, "a: 1\nb:\n  c: x\u{fffd}y\ne:\n  0: f\n");
     }
 }

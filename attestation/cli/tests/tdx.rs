@@ -1,27 +1,14 @@
 //! `verify tdx` and `inspect` as scripts use them, on real quotes from `../shared/vectors/tdx`.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod common;
 
+use std::path::Path;
+
+use common::{codes, json, run, write};
 use serde_json::Value;
 
-fn vectors() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors/tdx");
-    if !folder.is_dir() {
-        eprintln!("SKIPPED: no {}", folder.display());
-        return None;
-    }
-    Some(folder)
-}
-
-/// Exit code and, if there is one, the document on stdout.
-fn run(arguments: &[&str]) -> (i32, Value) {
-    let output = Command::new(env!("CARGO_BIN_EXE_cloister-attest")).args(arguments).output().unwrap();
-    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
-}
-
-fn codes(verdict: &Value) -> Vec<&str> {
-    verdict["reasons"].as_array().unwrap().iter().map(|reason| reason["code"].as_str().unwrap()).collect()
+fn vectors() -> Option<std::path::PathBuf> {
+    common::vectors("tdx")
 }
 
 /// Verifies files by their names in `folder`; what is given besides is passed on.
@@ -30,12 +17,6 @@ fn verify(folder: &Path, quote: &str, collateral: &str, at: &str, more: &[&str])
     let (quote, collateral) = (path(quote), path(collateral));
     let base = ["verify", "tdx", "--json", "--quote", &quote, "--collateral", &collateral, "--at", at];
     run(&[&base[..], more].concat())
-}
-
-fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> String {
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).unwrap();
-    path.to_str().unwrap().to_owned()
 }
 
 /// What each row of `expected.json` must be refused for under the default policy, in order.
@@ -57,8 +38,7 @@ const VERDICTS: [&[&str]; 12] = [
 #[test]
 fn every_row_of_the_vectors_gives_its_verdict() {
     let Some(folder) = vectors() else { return };
-    let expected: Value =
-        serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let expected = json(&folder.join("expected.json"));
     let cases = expected["cases"].as_array().unwrap();
     assert_eq!(cases.len(), VERDICTS.len());
     for (case, reasons) in cases.iter().zip(VERDICTS) {
@@ -70,6 +50,11 @@ fn every_row_of_the_vectors_gives_its_verdict() {
         assert_eq!(verdict["claims_version"], 1);
         // Status and advisories as an independent verifier found them.
         let claims = &verdict["claims"];
+        if claims.is_object() {
+            for end in ["not_before", "not_after"] {
+                assert_eq!(claims["collateral"][end], case[end], "{name}");
+            }
+        }
         let found = format!(
             "OK {} {}",
             claims["tcb"]["status"].as_str().unwrap_or_default(),
@@ -92,8 +77,7 @@ fn every_row_of_the_vectors_gives_its_verdict() {
 #[test]
 fn quotes_hold_for_the_time_of_their_collateral_only() {
     let Some(folder) = vectors() else { return };
-    let expected: Value =
-        serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let expected = json(&folder.join("expected.json"));
     for (case, _) in
         expected["cases"].as_array().unwrap().iter().zip(VERDICTS).filter(|(_, codes)| codes.is_empty())
     {
@@ -240,7 +224,7 @@ fn only_the_given_root_is_trusted() {
     let quote = ("v5-gotdx.quote.bin", "collateral/90c06f000000-2026-03.json", "2026-03-31T22:20:07Z");
     assert_eq!(verify(&folder, quote.0, quote.1, quote.2, &["--trust-root", amd.to_str().unwrap()]).0, 2);
     // Intel's own, named, is as good as built in.
-    let document: Value = serde_json::from_slice(&std::fs::read(folder.join(quote.1)).unwrap()).unwrap();
+    let document = json(&folder.join(quote.1));
     let chain = document["tcb_info_issuer_chain"].as_str().unwrap();
     let root = &chain[chain.rfind("-----BEGIN").unwrap()..];
     let temporary = tempfile::tempdir().unwrap();

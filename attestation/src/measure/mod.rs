@@ -13,6 +13,8 @@ mod hex;
 #[cfg(feature = "alloc")]
 mod kernel_hashes;
 #[cfg(feature = "alloc")]
+mod parallel;
+#[cfg(feature = "alloc")]
 pub mod sev;
 #[cfg(feature = "alloc")]
 pub mod snp;

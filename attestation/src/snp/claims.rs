@@ -1,7 +1,7 @@
 //! What an authentic report says, as a document: claims of version 1.
 
 use alloc::collections::BTreeMap;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 use serde::Serialize;
 
@@ -193,7 +193,7 @@ impl Authentic {
                 sha256: Hex(vek.fingerprint()),
             },
             trust_root: RootClaims {
-                subject: self.root().subject().to_string(),
+                subject: self.root().subject_text().into(),
                 sha256: Hex(self.root().fingerprint()),
             },
             revocation: self.revocation,

@@ -230,7 +230,8 @@ fn platform(
     time: UnixTime,
     reasons: &mut Reasons,
 ) -> Option<Platform> {
-    let chain = chain::read("PCK chain", quote.pck_chain(), &collateral.roots, reasons)?;
+    let known = collateral.pck_ca.as_ref().map(|(ca, _)| ca);
+    let chain = chain::read("PCK chain", quote.pck_chain(), &collateral.roots, known, reasons)?;
     let (certificate, others) = chain.split_first()?;
     let name = certificate.common_name();
     if !name.contains("SGX PCK Certificate") {

@@ -63,9 +63,9 @@ impl Window {
     }
 
     /// A CRL that does not say how long it holds does not hold.
-    pub fn of_crl(crl: &Crl) -> Self {
+    pub fn of_crl(crl: &Crl, issuer: &Certificate) -> Self {
         let (from, to) = (crl.this_update(), crl.next_update().unwrap_or(UnixTime(0)));
-        Self { name: format!("the CRL of {}", crl.issuer()), from, to, kind: WindowKind::Crl }
+        Self { name: format!("the CRL of {}", issuer.common_name()), from, to, kind: WindowKind::Crl }
     }
 
     pub fn of_document(name: &str, from: UnixTime, to: UnixTime) -> Self {
@@ -94,11 +94,13 @@ impl Window {
     }
 }
 
-/// The certificates in `pem`, leaf first, each followed by its issuer.
+/// The certificates in `pem`, leaf first, each followed by its issuer. Those that are known by their bytes, such as the roots,
+/// have been read before.
 pub(super) fn read(
     role: &str,
     pem: &[u8],
     roots: &TrustRoots,
+    known: Option<&Certificate>,
     reasons: &mut Reasons,
 ) -> Option<Vec<Certificate>> {
     let malformed = |error: &dyn core::fmt::Display| format!("{role}: {error}");
@@ -109,7 +111,13 @@ pub(super) fn read(
         reasons.push(Code::CertificateMalformed, message);
         return None;
     }
-    let chain: Result<Vec<_>, _> = ders.iter().map(|der| Certificate::from_der(der)).collect();
+    let chain: Result<Vec<_>, _> = ders
+        .iter()
+        .map(|der| match roots.roots().iter().chain(known).find(|known| known.der() == &**der) {
+            Some(known) => Ok(known.clone()),
+            None => Certificate::from_der(der),
+        })
+        .collect();
     let chain = reasons.note(Code::CertificateMalformed, chain.map_err(|error| malformed(&error)))?;
     check_order(role, &chain, roots, reasons);
     Some(chain)

@@ -1,7 +1,7 @@
 //! What an authentic quote says, as a document: claims of version 1.
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::Serialize;
@@ -253,7 +253,7 @@ impl Authentic {
             },
             event_log: self.event_log.clone(),
             trust_root: RootClaims {
-                subject: self.root.subject().to_string(),
+                subject: self.root.subject_text().into(),
                 sha256: Hex(self.root.fingerprint()),
             },
             verified_at: self.time,

@@ -53,7 +53,23 @@ impl Collateral {
     /// As [`Collateral::new`], with a backend of the caller's choice for every signature, those of the quotes that are
     /// verified over this collateral included.
     pub fn with_backend(backend: &Backend, document: &[u8], roots: &TrustRoots) -> Self {
-        let mut collateral = Self {
+        let mut collateral = Self::empty(backend, roots);
+        let document = CollateralDocument::from_json(document);
+        if let Some(document) = collateral.reasons.note(Code::CollateralMalformed, document) {
+            collateral.read(&document);
+        }
+        collateral
+    }
+
+    /// As [`Collateral::with_backend`], for who has the parts of the document, such as the answers of a PCCS.
+    pub fn from_document(backend: &Backend, document: &CollateralDocument, roots: &TrustRoots) -> Self {
+        let mut collateral = Self::empty(backend, roots);
+        collateral.read(document);
+        collateral
+    }
+
+    fn empty(backend: &Backend, roots: &TrustRoots) -> Self {
+        Self {
             reasons: Reasons::default(),
             windows: Vec::new(),
             roots: roots.clone(),
@@ -64,12 +80,7 @@ impl Collateral {
             pck_crl: None,
             tcb_info: None,
             qe_identity: None,
-        };
-        let document = CollateralDocument::from_json(document);
-        if let Some(document) = collateral.reasons.note(Code::CollateralMalformed, document) {
-            collateral.read(&document);
         }
-        collateral
     }
 
     /// What is wrong with it, whatever the quote and the time.
@@ -128,10 +139,10 @@ impl Collateral {
 
     /// The signer of a document: appointed by the root itself, for this.
     fn signer(&mut self, role: &str, pem: &str) -> Option<Certificate> {
-        let chain = chain::read(role, pem.as_bytes(), &self.roots, &mut self.reasons)?;
+        let chain = chain::read(role, pem.as_bytes(), &self.roots, None, &mut self.reasons)?;
         let (signer, others) = chain.split_first()?;
         let name = signer.common_name();
-        let roots: Vec<_> = self.roots.roots().to_vec();
+        let roots = self.roots.roots().to_vec();
         let by_another = others.iter().any(|other| signer.names_issuer(other) && !other.names_issuer(other));
         if by_another && !roots.iter().any(|root| signer.names_issuer(root)) {
             let message = format!("{role}: {name} was issued by {}, not by the root", signer.issuer());
@@ -187,14 +198,14 @@ impl Collateral {
             self.reasons.push(Code::CrlMissing, message);
         } else if chain::check_crl(&crl, root, &self.backend, &mut self.reasons) {
             chain::check_revoked(root, Some(&crl), &mut self.reasons);
-            self.windows.push(Window::of_crl(&crl));
+            self.windows.push(Window::of_crl(&crl, root));
             self.root_crl = Some(crl);
         }
     }
 
     fn read_pck_crl(&mut self, pem: &str, der: &HexBytes) {
         const ROLE: &str = "PCK CRL";
-        let chain = chain::read(ROLE, pem.as_bytes(), &self.roots, &mut self.reasons);
+        let chain = chain::read(ROLE, pem.as_bytes(), &self.roots, None, &mut self.reasons);
         let crl = self.reasons.note(Code::CrlMalformed, Crl::from_der(&der.0));
         let Some((ca, crl)) = chain.as_ref().and_then(|chain| chain.first()).zip(crl) else { return };
         let Some(root) = &self.root else { return };
@@ -209,7 +220,7 @@ impl Collateral {
             let message = format!("the CRL of {} was given instead of {}'s", crl.issuer(), ca.subject());
             self.reasons.push(Code::CrlMissing, message);
         } else if chain::check_crl(&crl, ca, &self.backend, &mut self.reasons) {
-            self.windows.push(Window::of_crl(&crl));
+            self.windows.push(Window::of_crl(&crl, ca));
             self.pck_crl = Some(crl);
         }
     }

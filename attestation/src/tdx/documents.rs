@@ -87,7 +87,12 @@ fn json<'a, T: Deserialize<'a>>(bytes: &'a [u8], document: &'static str) -> Resu
     if bytes.len() > MAX_BYTES {
         return Err(CollateralError::TooLong { len: bytes.len() });
     }
-    serde_json::from_slice(bytes).map_err(|error| CollateralError::Json { document, error })
+    // Text needs no second look at its encoding, string by string.
+    let value = match core::str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(bytes),
+    };
+    value.map_err(|error| CollateralError::Json { document, error })
 }
 
 /// What Intel says about a model of platform (PCS API version 4, "Get TDX TCB Info").
@@ -202,15 +207,39 @@ impl PlatformTcb {
 /// A component of a TCB.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
 pub struct Component {
+    /// Its security version.
     pub svn: u8,
     /// Who updates it.
     #[serde(default)]
-    pub category: Option<String>,
+    #[allow(dead_code, reason = "an entry that the document may have")]
+    category: Option<Remark>,
     /// What it is.
     #[serde(default, rename = "type")]
-    pub kind: Option<String>,
+    #[allow(dead_code, reason = "an entry that the document may have")]
+    kind: Option<Remark>,
+}
+
+/// Text for people, which is not kept: documents have some hundred of them.
+#[derive(Clone, Copy, Debug)]
+struct Remark;
+
+impl<'de> Deserialize<'de> for Remark {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl serde::de::Visitor<'_> for Text {
+            type Value = Remark;
+
+            fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                f.write_str("text")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Remark, E> {
+                Ok(Remark)
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
 }
 
 /// A TCB level of an enclave or of a TDX module.

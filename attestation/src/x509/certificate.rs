@@ -1,8 +1,10 @@
 //! A certificate with the bytes that it came in.
 
 use alloc::borrow::ToOwned;
-use alloc::string::String;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use std::sync::OnceLock;
 
 use const_oid::ObjectIdentifier;
 use der::{Decode, Reader, SliceReader};
@@ -66,13 +68,19 @@ pub enum CaProfileError {
     KeyUsage,
 }
 
-/// A version 3 certificate whose critical extensions are all understood.
+/// A version 3 certificate whose critical extensions are all understood. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Certificate {
+pub struct Certificate(Arc<Parsed>);
+
+#[derive(Debug)]
+struct Parsed {
     der: Vec<u8>,
     tbs: Vec<u8>,
     parsed: x509_cert::Certificate,
     common_name: String,
+    /// For claims, which every verdict under the same root has.
+    subject_text: OnceLock<String>,
+    fingerprint: OnceLock<[u8; 32]>,
 }
 
 impl Certificate {
@@ -93,53 +101,65 @@ impl Certificate {
         check_extensions(parsed.tbs_certificate.extensions.as_deref(), &known_critical)?;
         let common_name =
             common_name(&parsed.tbs_certificate.subject).ok_or(CertificateError::CommonName)?.to_owned();
-        Ok(Self { der: der.to_owned(), tbs, parsed, common_name })
+        Ok(Self(Arc::new(Parsed {
+            der: der.to_owned(),
+            tbs,
+            parsed,
+            common_name,
+            subject_text: OnceLock::new(),
+            fingerprint: OnceLock::new(),
+        })))
     }
 
     /// The bytes that it was read from.
     pub fn der(&self) -> &[u8] {
-        &self.der
+        &self.0.der
     }
 
     /// SHA-256 of them.
     pub fn fingerprint(&self) -> [u8; 32] {
-        Sha256::digest(&self.der).into()
+        *self.0.fingerprint.get_or_init(|| Sha256::digest(self.der()).into())
     }
 
     /// The common name of its subject.
     pub fn common_name(&self) -> &str {
-        &self.common_name
+        &self.0.common_name
     }
 
     /// Its subject.
     pub fn subject(&self) -> &Name {
-        &self.parsed.tbs_certificate.subject
+        &self.0.parsed.tbs_certificate.subject
+    }
+
+    /// Its subject as people write it (RFC 4514).
+    pub fn subject_text(&self) -> &str {
+        self.0.subject_text.get_or_init(|| self.subject().to_string())
     }
 
     /// Its issuer.
     pub fn issuer(&self) -> &Name {
-        &self.parsed.tbs_certificate.issuer
+        &self.0.parsed.tbs_certificate.issuer
     }
 
     /// Its serial number, big-endian. AMD issues endorsement keys with serial number zero, which RFC 5280
     /// forbids.
     pub fn serial(&self) -> &[u8] {
-        self.parsed.tbs_certificate.serial_number.as_bytes()
+        self.0.parsed.tbs_certificate.serial_number.as_bytes()
     }
 
     /// First second of its validity.
     pub fn not_before(&self) -> UnixTime {
-        (&self.parsed.tbs_certificate.validity.not_before).into()
+        (&self.0.parsed.tbs_certificate.validity.not_before).into()
     }
 
     /// Last second of its validity.
     pub fn not_after(&self) -> UnixTime {
-        (&self.parsed.tbs_certificate.validity.not_after).into()
+        (&self.0.parsed.tbs_certificate.validity.not_after).into()
     }
 
     /// The subject's key.
     pub fn public_key(&self) -> &SubjectPublicKeyInfoOwned {
-        &self.parsed.tbs_certificate.subject_public_key_info
+        &self.0.parsed.tbs_certificate.subject_public_key_info
     }
 
     /// The subject's key as SEC 1 writes it, if it is one on P-256.
@@ -150,7 +170,7 @@ impl Certificate {
 
     /// The value of an extension.
     pub fn extension(&self, oid: ObjectIdentifier) -> Option<&[u8]> {
-        let extensions = self.parsed.tbs_certificate.extensions.as_deref().unwrap_or_default();
+        let extensions = self.0.parsed.tbs_certificate.extensions.as_deref().unwrap_or_default();
         extensions.iter().find(|extension| extension.extn_id == oid).map(|e| e.extn_value.as_bytes())
     }
 
@@ -161,7 +181,7 @@ impl Certificate {
 
     /// Checks that `issuer`'s key signed it. ECDSA is `backend`'s.
     pub fn verify_signed_by(&self, issuer: &Self, backend: &Backend) -> Result<(), SignatureError> {
-        let Self { parsed, tbs, .. } = self;
+        let Parsed { parsed, tbs, .. } = &*self.0;
         issuer.verify_signature(&parsed.signature_algorithm, tbs, &parsed.signature, backend)
     }
 
@@ -234,7 +254,7 @@ impl Certificate {
 
 impl PartialEq for Certificate {
     fn eq(&self, other: &Self) -> bool {
-        self.der == other.der
+        Arc::ptr_eq(&self.0, &other.0) || self.der() == other.der()
     }
 }
 

@@ -75,8 +75,9 @@ fn objects<'a>(bytes: &'a [u8], expected: &'static str) -> Result<Vec<Cow<'a, [u
         if objects.len() == MAX_OBJECTS {
             return Err(PemError::TooMany);
         }
-        let body: Vec<u8> = body.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-        let der = STANDARD.decode(body).map_err(|_| PemError::Pem("its text is not base64"))?;
+        let mut digits = Vec::with_capacity(body.len());
+        body.split_ascii_whitespace().for_each(|line| digits.extend_from_slice(line.as_bytes()));
+        let der = STANDARD.decode(digits).map_err(|_| PemError::Pem("its text is not base64"))?;
         objects.push(Cow::Owned(der));
         rest = after;
     }

@@ -150,7 +150,7 @@ const VEK: &[Case] = &[
         |s| s.vek.outer_algorithm = Some(pss(SHA384, 32)),
         &["certificate-malformed", "vek-missing"],
     ),
-    ("version 1", |s| s.vek.version = 0, &["certificate-malformed", "vek-missing"]),
+    ("a certificate of version 1", |s| s.vek.version = 0, &["certificate-malformed", "vek-missing"]),
     (
         "unknown critical extension",
         |s| {
@@ -444,3 +444,60 @@ pub const ALL: &[(&str, &[Case])] = &[
     ("revocation", CRL),
     ("policy", POLICY),
 ];
+
+/// Evidence of one kind, and what can be wrong with no other.
+pub type Group = (&'static str, (Product, u32, VekKind), &'static [Case]);
+
+/// Those that only some evidence can have.
+pub const SOME: &[Group] = &[
+    ("Turin", (Product::Turin, 5, VekKind::Vcek), TURIN),
+    ("Milan", (Product::Milan, 5, VekKind::Vcek), MILAN),
+    ("Venice", (Product::Venice, 5, VekKind::Vcek), VENICE),
+    ("version 2", (Product::Milan, 2, VekKind::Vcek), VERSION_2),
+    ("VLEK of Milan", (Product::Milan, 3, VekKind::Vlek), VLEK),
+    ("VLEK of Genoa", (Product::Genoa, 3, VekKind::Vlek), VLEK),
+    ("VLEK of Turin", (Product::Turin, 3, VekKind::Vlek), VLEK),
+    ("VLEK of Venice", (Product::Venice, 3, VekKind::Vlek), VLEK),
+];
+
+/// A minimum for the FMC, which only Turin has.
+fn fmc_at_least(s: &mut Scenario, product: Product) {
+    let rules = TcbRules { reported: TcbMinimum { fmc: 2, ..Default::default() }, ..Default::default() };
+    s.policy.tcb.insert(product, rules);
+}
+
+const TURIN: &[Case] = &[
+    ("no FMC in the certificate", |s| s.vek.remove(amd!("3.9")), &["vek-extension-malformed"]),
+    ("another FMC", |s| s.report[0x180] += 1, &["tcb-mismatch"]),
+    ("an FMC below the minimum", |s| fmc_at_least(s, Product::Turin), &["tcb-too-low"]),
+];
+
+const MILAN: &[Case] =
+    &[("a minimum that no Milan can have", |s| fmc_at_least(s, Product::Milan), &["tcb-too-low"])];
+
+const VENICE: &[Case] = &[
+    (
+        "only another root is trusted",
+        |s| s.trusted = Scenario::new(Product::Turin, 5, VekKind::Vcek).trusted,
+        &["root-untrusted"],
+    ),
+    ("microcode where there is none", |s| s.report[0x187] = 1, &["tcb-mismatch"]),
+];
+
+const VERSION_2: &[Case] = &[("a CPUID before version 3", |s| s.report[0x188] = 0x19, &["report-malformed"])];
+
+const VLEK: &[Case] = &[
+    (
+        "another provider than allowed",
+        |s| s.policy.csp_id = Some(vec!["CN=other.example".into()]),
+        &["csp-id"],
+    ),
+    ("no VLEK allowed", |s| s.policy.signing_key = vec![VekKind::Vcek], &["signing-key"]),
+    ("no CSP_ID", |s| s.vek.remove(amd!("5")), &["vek-extension-malformed"]),
+    ("issued by an ASK", issued_by_an_ask, &["intermediate-missing"]),
+];
+
+fn issued_by_an_ask(s: &mut Scenario) {
+    s.ask = CertSpec::ask(s.product, VekKind::Vcek);
+    s.vek.issuer = s.ask.names[0].clone();
+}

@@ -10,15 +10,20 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::Figure;
+use crate::apt::{self, Apt};
 use crate::{command, firmware, measurement, paths, progress};
 
 const ROM_BYTES: usize = 4 << 20;
 const ROUNDS: usize = 10;
 
+/// Debian's package of OVMF, and where its image with SEV metadata is in it.
+const OVMF_PACKAGE: &str = "ovmf";
+const OVMF_FILES: [&str; 2] = ["usr/share/ovmf/OVMF.amdsev.fd", "usr/share/ovmf/OVMF.fd"];
+
 /// Runs the benchmark.
 pub fn run() -> Result<Vec<Figure>> {
-    let rom = padded_rom()?;
-    let ours = ours(&rom)?;
+    let roms = [("padded", padded_rom()?), ("OVMF", ovmf()?)];
+    let ours = ours(&roms)?;
     let get = |name: &str| ours.get(name).copied().with_context(|| format!("no figure {name:?}"));
     let rate = |figure: &str, value: f64, peer: &'static str, peer_value: f64| Figure {
         bench: "attestation",
@@ -30,8 +35,6 @@ pub fn run() -> Result<Vec<Figure>> {
         ratio: Some(value / peer_value),
     };
     let openssl = openssl_p384()?;
-    let (their_digest, their_program) = sev_snp_measure(&rom)?;
-    let our_program = cloister_attest(&rom)?;
     let mut figures = vec![
         rate("SNP, cold chain, pure Rust", get("cold RustCrypto")?, "sev", get("cold sev")?),
         rate("SNP, cold chain, aws-lc", get("cold aws-lc")?, "sev", get("cold sev")?),
@@ -43,21 +46,27 @@ pub fn run() -> Result<Vec<Figure>> {
         ),
         rate("SNP, cached chain, aws-lc", get("cached aws-lc")?, "its P-384 verify", get("p384 aws-lc")?),
         rate("SNP, cached chain, aws-lc", get("cached aws-lc")?, "openssl speed ecdsap384", openssl),
-        rate(
-            "launch digest of 4 MiB, in one process",
-            get("launch digest")?,
-            "sev-snp-measure",
-            their_digest,
-        ),
-        rate("launch digest of 4 MiB, a process each", our_program, "sev-snp-measure", their_program),
     ];
+    for (name, rom) in &roms {
+        let what = format!("launch digest of {} KiB ({name})", std::fs::metadata(rom)?.len() >> 10);
+        let digest = get(&format!("launch digest {name}"))?;
+        let (their_digest, their_program) = sev_snp_measure(rom)?;
+        figures.push(rate(&format!("{what}, in one process"), digest, "sev-snp-measure", their_digest));
+        let limit = get(&format!("hash {name}"))?;
+        figures.push(rate(&format!("{what}, in one process"), digest, "SHA-384 on all processors", limit));
+        let program = cloister_attest(rom)?;
+        figures.push(rate(&format!("{what}, a process each"), program, "sev-snp-measure", their_program));
+    }
     for (name, backend, peer, theirs) in [
         ("pure Rust", "RustCrypto", "dcap-qvl, RustCrypto", "rust"),
         ("aws-lc", "aws-lc", "dcap-qvl, ring", "ring"),
     ] {
-        for (temperature, what) in
-            [("cold", "cold"), ("cached", "cached collateral"), ("known", "known platform")]
-        {
+        for (temperature, what) in [
+            ("cold", "cold"),
+            ("file", "cold from a file"),
+            ("cached", "cached collateral"),
+            ("known", "known platform"),
+        ] {
             figures.push(rate(
                 &format!("TDX, {what}, {name}"),
                 get(&format!("tdx {temperature} {backend}"))?,
@@ -79,8 +88,32 @@ fn padded_rom() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A firmware image as distributions ship it: the machine's own, or that of the package.
+fn ovmf() -> Result<PathBuf> {
+    let unpacked = paths::cache().join("ovmf");
+    let found = || {
+        let roots = [Path::new("/"), &unpacked];
+        let files = OVMF_FILES.iter().flat_map(|file| roots.map(|root| root.join(file)));
+        files.into_iter().find(|path| path.is_file())
+    };
+    if let Some(path) = found() {
+        return Ok(path);
+    }
+    let _step = progress::step("fetching OVMF (once)");
+    std::fs::create_dir_all(&unpacked)?;
+    let (apt, _) = Apt::find(&["bookworm", "trixie"], |apt| apt.candidate(OVMF_PACKAGE))?;
+    apt.download(&[OVMF_PACKAGE], &unpacked)?;
+    for file in std::fs::read_dir(&unpacked)?.filter_map(|entry| Some(entry.ok()?.path())) {
+        if file.extension().is_some_and(|extension| extension == "deb") {
+            apt::unpack(&file, &unpacked)?;
+        }
+    }
+    found().with_context(|| format!("the package {OVMF_PACKAGE} has none of {}", OVMF_FILES.join(", ")))
+}
+
 /// What the library's own benchmarks print, by name.
-fn ours(rom: &Path) -> Result<BTreeMap<String, f64>> {
+fn ours(roms: &[(&str, PathBuf); 2]) -> Result<BTreeMap<String, f64>> {
+    let [(_, padded), (_, ovmf)] = roms;
     let _step = progress::step("attestation, our figures and those of peers that are crates");
     let mut cargo = command::cargo();
     cargo.args([
@@ -95,7 +128,7 @@ fn ours(rom: &Path) -> Result<BTreeMap<String, f64>> {
         "--bench",
         "tdx",
     ]);
-    let text = command::output(cargo.env("CLOISTER_BENCH_ROM", rom))?;
+    let text = command::output(cargo.env("CLOISTER_BENCH_ROM", padded).env("CLOISTER_BENCH_OVMF", ovmf))?;
     let figure = |line: &str| -> Option<(String, f64)> {
         let line: Value = serde_json::from_str(line).ok()?;
         Some((line["name"].as_str()?.to_owned(), line["value"].as_f64()?))

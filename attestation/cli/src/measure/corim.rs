@@ -27,12 +27,12 @@ impl Args {
     }
 }
 
-/// Writes the CoRIM if one is asked for.
-pub fn write(args: &Args, reference: &Reference) -> anyhow::Result<()> {
+/// Writes the CoRIM if one is asked for; only then is `reference` computed.
+pub fn write(args: &Args, reference: impl FnOnce() -> Reference) -> anyhow::Result<()> {
     let Some(path) = &args.corim else { return Ok(()) };
     let bytes = match &args.sign_key {
-        Some(key) => signed_corim(reference, &read_key(key)?, &args.signer)?,
-        None => corim(reference)?,
+        Some(key) => signed_corim(&reference(), &read_key(key)?, &args.signer)?,
+        None => corim(&reference())?,
     };
     std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }

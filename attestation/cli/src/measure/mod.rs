@@ -115,13 +115,37 @@ pub struct Args {
     #[command(flatten)]
     launch: Launch,
     #[command(flatten)]
+    results: Results,
+}
+
+/// What to do with a measurement.
+#[derive(Debug, clap::Args)]
+#[group(id = "measure_options")]
+struct Results {
+    #[command(flatten)]
     corim: corim::Args,
     /// Print the reference value that a key broker reads
-    #[arg(long, conflicts_with = "transcript")]
-    json: bool,
-    /// Print every measured range as JSON instead
     #[arg(long)]
-    transcript: bool,
+    json: bool,
+    /// Write every range of the launch here, as `cloister run --transcript` does and `explain --transcript` reads
+    #[arg(long, value_name = "FILE")]
+    transcript: Option<PathBuf>,
+}
+
+impl Results {
+    /// Writes what was asked for, and prints the reference value.
+    fn write<T: Serialize>(
+        &self,
+        transcript: impl FnOnce() -> T,
+        reference: impl FnOnce() -> Reference,
+        value: &impl Serialize,
+    ) -> anyhow::Result<()> {
+        if let Some(path) = &self.transcript {
+            output::write_document(path, &transcript())?;
+        }
+        corim::write(&self.corim, reference)?;
+        output::print(value, self.json)
+    }
 }
 
 /// The result for the TEEs before SNP.
@@ -146,22 +170,23 @@ pub fn run(measure: &Measure) -> anyhow::Result<()> {
     let kernel = inputs.kernel.as_ref();
     let digest = match tee {
         "snp" => return snp(args, &inputs),
-        _ if args.corim.is_given() => bail!("a CoRIM is made for SNP and TDX only"),
+        _ if args.results.corim.is_given() => bail!("a CoRIM is made for SNP and TDX only"),
+        _ if args.results.transcript.is_some() => bail!("a launch transcript is made for SNP and TDX only"),
         "sev-es" => sev_es_digest(&rom, kernel, inputs.vcpus, inputs.cpu, inputs.flavour),
         _ => sev_digest(&rom, kernel),
     };
     let measurement = hex::encode(digest.context("this launch cannot be measured")?);
     let value = SevValue { version: 1, tee, measurement, inputs: InputDigests::new(&inputs) };
-    output::print(&value, args.json)
+    output::print(&value, args.results.json)
 }
 
 fn snp(args: &Args, inputs: &LaunchInputs<'_>) -> anyhow::Result<()> {
     let plan = LaunchPlan::new(inputs).context("this launch cannot be measured")?;
-    if args.transcript {
-        return output::print(&LaunchTranscript::new(inputs, &plan, None), true);
-    }
-    corim::write(&args.corim, &Reference::Snp(plan.digest().0))?;
-    output::print(&ReferenceValue::new(inputs, &plan), args.json)
+    args.results.write(
+        || LaunchTranscript::new(inputs, &plan, None),
+        || Reference::Snp(plan.digest().0),
+        &ReferenceValue::new(inputs, &plan),
+    )
 }
 
 pub fn inputs<'a>(args: &Launch, rom: &'a Rom<'a>) -> anyhow::Result<LaunchInputs<'a>> {

@@ -11,8 +11,8 @@ use cloister_attestation::measure::tdx::{
     LaunchPlan, LaunchTranscript, MemoryRange, PageOrder, ReferenceValue, RtmrInputs, Tdvf,
 };
 
-use super::{Guest, KernelFiles, corim};
-use crate::{output, read};
+use super::{Guest, KernelFiles, Results};
+use crate::read;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Order {
@@ -56,13 +56,7 @@ pub struct Args {
     #[command(flatten)]
     td: Td,
     #[command(flatten)]
-    corim: corim::Args,
-    /// Print the reference value that a key broker reads
-    #[arg(long, conflicts_with = "transcript")]
-    json: bool,
-    /// Print every range of the launch as JSON instead
-    #[arg(long)]
-    transcript: bool,
+    results: Results,
 }
 
 /// What a TD is started from, read.
@@ -106,11 +100,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;
     let files = Files::read(&args.guest, &args.td)?;
     let (inputs, order) = (files.inputs(), files.order);
-    if args.transcript {
-        return output::print(&LaunchTranscript::new(&tdvf, &plan, order), true);
-    }
-    corim::write(&args.corim, &Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs()))?;
-    output::print(&ReferenceValue::new(&tdvf, &plan, order, &inputs), args.json)
+    args.results.write(
+        || LaunchTranscript::new(&tdvf, &plan, order),
+        || Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs()),
+        &ReferenceValue::new(&tdvf, &plan, order, &inputs),
+    )
 }
 
 /// The tables that our firmware builds.

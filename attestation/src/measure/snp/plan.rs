@@ -55,11 +55,13 @@ pub struct PageCommand<'a> {
 }
 
 impl PageCommand<'_> {
-    fn extend(&self, chain: &mut DigestChain) {
+    /// Adds its pages to the chain; returns the digests of their contents where these are measured.
+    fn extend(&self, chain: &mut DigestChain) -> Vec<[u8; 48]> {
         match &self.contents {
             Contents::Bytes(bytes) => chain.pages(self.page_type, self.gpa, bytes),
             Contents::Zeros | Contents::Executor => {
                 chain.pages_without_contents(self.page_type, self.gpa, self.len);
+                Vec::new()
             }
         }
     }
@@ -180,7 +182,7 @@ impl<'a> LaunchPlan<'a> {
     #[cfg(feature = "std")]
     pub(super) fn chain_before_vmsas(&self) -> DigestChain {
         let mut chain = DigestChain::default();
-        self.commands.iter().for_each(|command| command.extend(&mut chain));
+        self.commands.iter().for_each(|command| drop(command.extend(&mut chain)));
         chain
     }
 
@@ -193,19 +195,19 @@ impl<'a> LaunchPlan<'a> {
     pub fn walk(&self, mut step: impl FnMut(MeasuredRange<'_>)) -> LaunchDigest {
         let mut chain = DigestChain::default();
         for command in &self.commands {
-            command.extend(&mut chain);
+            let page_digests = &command.extend(&mut chain)[..];
             let &PageCommand { gpa, len, page_type, ref contents } = command;
             let contents = match contents {
                 Contents::Bytes(bytes) => Some(&**bytes),
                 Contents::Zeros | Contents::Executor => None,
             };
-            step(MeasuredRange { gpa, len, page_type, contents, digest: chain.value() });
+            step(MeasuredRange { gpa, len, page_type, contents, page_digests, digest: chain.value() });
         }
         for vmsa in &self.vmsas {
-            let (gpa, page_type, page) = (Vmsa::GPA, PageType::Vmsa, vmsa.as_page());
-            chain.page(page_type, gpa, Some(page));
-            let contents = Some(page);
-            step(MeasuredRange { gpa, len: PAGE_SIZE as u64, page_type, contents, digest: chain.value() });
+            let (gpa, len, page_type) = (Vmsa::GPA, PAGE_SIZE as u64, PageType::Vmsa);
+            let (contents, page_digests) =
+                (Some(vmsa.as_page()), &chain.pages(page_type, gpa, vmsa.as_page())[..]);
+            step(MeasuredRange { gpa, len, page_type, contents, page_digests, digest: chain.value() });
         }
         chain.value()
     }
@@ -222,6 +224,8 @@ pub struct MeasuredRange<'a> {
     pub page_type: PageType,
     /// What is measured of it besides its address.
     pub contents: Option<&'a [u8]>,
+    /// SHA-384 of each page of that.
+    pub page_digests: &'a [[u8; 48]],
     /// The launch digest after it.
     pub digest: LaunchDigest,
 }

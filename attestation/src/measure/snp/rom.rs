@@ -37,6 +37,7 @@ const _: () = assert!(size_of::<MetadataSection>() == 12);
 
 /// What a section of the SEV metadata is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum SectionKind {
     /// Memory that the firmware uses before it validates any: zero pages.
     SecMem,
@@ -124,6 +125,11 @@ pub struct Rom<'a> {
 }
 
 impl<'a> Rom<'a> {
+    /// Whether this is a firmware image with a table of GUIDed entries, be that a damaged one.
+    pub fn recognises(bytes: &[u8]) -> bool {
+        matches!(guided::entries(bytes), Ok(Some(_)) | Err(TableError::Entry { .. }))
+    }
+
     /// Reads the metadata of `bytes`. A ROM without a table is a ROM for plain guests.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RomError> {
         let mut rom =

@@ -10,9 +10,8 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha384};
 
-use super::digest::DigestChain;
-use super::plan::{LaunchInputs, LaunchPlan, PageType};
-use crate::measure::{PAGE_SIZE, hex_string};
+use super::plan::{LaunchInputs, LaunchPlan, MeasuredRange, PageType};
+use crate::measure::{hex_string, parallel};
 
 /// SHA-256 of what the launch was made from, in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,16 +76,19 @@ pub struct ReferenceValue {
 impl ReferenceValue {
     /// The value for `plan`, which was made from `inputs`.
     pub fn new(inputs: &LaunchInputs<'_>, plan: &LaunchPlan<'_>) -> Self {
+        // Each takes its time over the whole firmware.
+        let (digests, measurement) =
+            parallel::both(|| InputDigests::new(inputs), || plan.digest().to_string());
         Self {
             version: 1,
             tee: "snp".to_owned(),
-            measurement: plan.digest().to_string(),
+            measurement,
             vmm: inputs.flavour.name().to_owned(),
             cpus: inputs.vcpus,
             cpu_sig: format!("{:#x}", inputs.cpu.0),
             guest_features: format!("{:#x}", inputs.sev_features),
             pages: plan.pages(),
-            inputs: InputDigests::new(inputs),
+            inputs: digests,
         }
     }
 }
@@ -148,8 +150,11 @@ impl LaunchTranscript {
                 gpa: range.gpa.to_string(),
                 len: range.len,
                 page_type: range.page_type,
-                contents_sha384: range.contents.map(|bytes| hex_string(&Sha384::digest(bytes))),
-                pages_sha384: pages_sha384(range.contents),
+                contents_sha384: contents_sha384(&range),
+                pages_sha384: match range.page_digests {
+                    [_] => Vec::new(),
+                    several => several.iter().map(|digest| hex_string(digest)).collect(),
+                },
                 digest: range.digest.to_string(),
             });
         });
@@ -169,7 +174,10 @@ impl LaunchTranscript {
     }
 }
 
-fn pages_sha384(contents: Option<&[u8]>) -> Vec<String> {
-    let contents = contents.filter(|bytes| bytes.len() > PAGE_SIZE).unwrap_or_default();
-    contents.chunks(PAGE_SIZE).map(|page| hex_string(&DigestChain::contents(page))).collect()
+fn contents_sha384(range: &MeasuredRange<'_>) -> Option<String> {
+    let contents = range.contents?;
+    Some(match range.page_digests {
+        [page] => hex_string(page),
+        _ => hex_string(&Sha384::digest(contents)),
+    })
 }

@@ -10,7 +10,7 @@ use super::events::{Event, MemoryRange, Rtmr, SEPARATOR_BYTES, platform_descript
 use super::mrtd::PageOrder;
 use super::plan::LaunchPlan;
 use super::tdvf::Tdvf;
-use crate::measure::hex_string;
+use crate::measure::{hex_string, parallel};
 
 /// What decides the RTMRs of a guest with our firmware.
 #[derive(Clone, Debug)]
@@ -119,18 +119,20 @@ impl ReferenceValue {
     /// The value for a firmware's plan, and for what it will measure.
     pub fn new(tdvf: &Tdvf<'_>, plan: &LaunchPlan<'_>, order: PageOrder, inputs: &RtmrInputs<'_>) -> Self {
         let sha256 = |bytes: &[u8]| hex_string(&Sha256::digest(bytes));
+        // Each takes its time over the whole firmware.
+        let (firmware, mrtd) = parallel::both(|| sha256(tdvf.bytes()), || plan.mrtd(order).to_string());
         let cmdline: Vec<u8> = [inputs.cmdline.as_bytes(), &[0]].concat();
         Self {
             version: 1,
             tee: "tdx".to_string(),
-            mrtd: plan.mrtd(order).to_string(),
+            mrtd,
             rtmrs: inputs.rtmrs().map(|rtmr| rtmr.map(|value| hex_string(&value))),
             page_order: order,
             cpus: inputs.cpus,
             memory: inputs.ram.iter().fold(0, |sum, range| sum.saturating_add(range.len)),
             pages: plan.pages(),
             inputs: ReferenceInputs {
-                firmware: sha256(tdvf.bytes()),
+                firmware,
                 acpi: inputs.acpi.map(sha256),
                 kernel: inputs.kernel.map(sha256),
                 initrd: inputs.kernel.and(inputs.initrd).map(sha256),
