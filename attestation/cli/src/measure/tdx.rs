@@ -18,7 +18,7 @@ use crate::read;
 enum Order {
     /// Each page is added and then measured, as Linux's KVM does
     PageByPage,
-    /// All pages of a range are added, then all are measured, as KVM's TDX branch did before Linux 6.16
+    /// All pages of a range are added, then all are measured, as kernels built from the patches of early 2024 do
     TwoPass,
 }
 
