@@ -199,7 +199,7 @@ pub fn check() -> Result<()> {
     confidential(&parts, &console)
 }
 
-/// QEMU launches our ROM as SEV-SNP guest and as TD, and EDK II as TD; the guest's report or quote says what a witness predicts.
+/// QEMU launches our ROM and EDK II as SEV-SNP guests and as TDs; the guest's report or quote says what a witness predicts.
 /// The witnesses are sev-snp-measure and a program that shares nothing with `cloister-attest`.
 fn confidential(parts: &Parts, console: &Path) -> Result<()> {
     let qemu = Qemu::obtain(Need::Confidential)?;
@@ -213,12 +213,13 @@ fn confidential(parts: &Parts, console: &Path) -> Result<()> {
         (Tee::Snp, &parts.rom, 2),
         (Tee::Tdx, &parts.rom, 1),
         (Tee::Tdx, &parts.rom, 2),
-        (Tee::Tdx, &edk2, 1),
+        (Tee::Snp, &edk2, 1),
+        (Tee::Tdx, &edk2, 2),
     ] {
-        let guest =
-            format!("{}, {}, {cpus} CPUs", tee.name(), if firmware == &edk2 { "EDK II" } else { "our ROM" });
+        let ours = firmware == &parts.rom;
+        let guest = format!("{}, {}, {cpus} CPUs", tee.name(), if ours { "our ROM" } else { "EDK II" });
         let predicted = match tee {
-            Tee::Snp => measurement::by_sev_snp_measure(parts, SERIAL, cpus)?,
+            Tee::Snp => measurement::by_sev_snp_measure(firmware, ours.then_some((parts, SERIAL)), cpus)?,
             Tee::Tdx => measurement::mrtd_apart(firmware, "page-by-page")?,
         };
         let _step = progress::step(format!("QEMU, {guest}"));
@@ -226,7 +227,7 @@ fn confidential(parts: &Parts, console: &Path) -> Result<()> {
         softkvm.arg("--state").arg(&state).args(["--tee", tee.name(), "--"]);
         let machine = format!("{PROTECTED},confidential-guest-support=tee,memory-backend=ram");
         let mut command = with_serial_console(qemu.command(Some(softkvm)), &machine, parts, console);
-        command.args(["-cpu", "host", "-smp", &cpus.to_string(), "-object", &tee_object(tee, &socket)]);
+        command.args(["-cpu", "host", "-smp", &cpus.to_string(), "-object", &tee_object(tee, ours, &socket)]);
         command.args(["-object", "memory-backend-memfd,id=ram,size=512M,share=true"]);
         command.arg("-bios").arg(firmware);
         let said = format!("cloister-guest: measurement {predicted}");
@@ -240,11 +241,14 @@ fn confidential(parts: &Parts, console: &Path) -> Result<()> {
 /// The machine of a confidential guest.
 const PROTECTED: &str = "q35,accel=kvm,kernel-irqchip=split";
 
-/// The object that makes QEMU's guest confidential.
-fn tee_object(tee: Tee, quotes: &Path) -> String {
+/// The object that makes QEMU's guest confidential. Debian's EDK II has no place for a kernel's hashes.
+fn tee_object(tee: Tee, kernel_hashes: bool, quotes: &Path) -> String {
     match tee {
         Tee::Snp => {
-            "sev-snp-guest,id=tee,cbitpos=51,reduced-phys-bits=1,policy=0x30000,kernel-hashes=on".to_owned()
+            let hashes = if kernel_hashes { "on" } else { "off" };
+            format!(
+                "sev-snp-guest,id=tee,cbitpos=51,reduced-phys-bits=1,policy=0x30000,kernel-hashes={hashes}"
+            )
         }
         Tee::Tdx => {
             let socket = serde_json::json!({"type": "unix", "path": quotes});

@@ -377,32 +377,45 @@ impl Inner {
             return;
         }
         // The registers of a confidential guest are its own: INIT and SIPI cannot touch them.
-        if !matches!(vm.tee, Tee::None) {
+        let (plain, snp) = (matches!(vm.tee, Tee::None), vm.snp().is_some());
+        if !plain && !snp {
             shared.init_pending.store(false, Ordering::SeqCst);
             shared.sipi.store(0, Ordering::SeqCst);
             return;
         }
         if shared.init_pending.swap(false, Ordering::SeqCst) {
-            let keep_fpu = self.cpu.state.fpu.clone();
-            let signature = self.ctx.cpuid_signature();
-            self.cpu.state = softkvm_cpu::CpuState::reset();
-            self.cpu.state.fpu = keep_fpu;
-            self.cpu.state.gpr[softkvm_cpu::CpuState::RDX] = u64::from(signature);
-            self.cpu.state_changed();
+            if plain {
+                self.reset();
+            }
             shared.lapic().init();
             let state = if shared.id == 0 { KVM_MP_STATE_RUNNABLE } else { KVM_MP_STATE_INIT_RECEIVED };
             shared.mp_state.store(state, Ordering::SeqCst);
         }
         let sipi = shared.sipi.swap(0, Ordering::SeqCst);
         if sipi != 0 && shared.mp_state.load(Ordering::SeqCst) == KVM_MP_STATE_INIT_RECEIVED {
-            let vector = u64::from(sipi - 1);
-            let cs = &mut self.cpu.state.seg[1];
-            cs.selector = (vector << 8) as u16;
-            cs.base = vector << 12;
-            self.cpu.state.rip = 0;
-            self.cpu.state_changed();
+            if snp && !crate::snp::ap::startup(&mut self.ctx) {
+                return;
+            }
+            if plain {
+                let vector = u64::from(sipi - 1);
+                let cs = &mut self.cpu.state.seg[1];
+                cs.selector = (vector << 8) as u16;
+                cs.base = vector << 12;
+                self.cpu.state.rip = 0;
+                self.cpu.state_changed();
+            }
             shared.mp_state.store(KVM_MP_STATE_RUNNABLE, Ordering::SeqCst);
         }
+    }
+
+    /// INIT's effect on the registers.
+    fn reset(&mut self) {
+        let keep_fpu = self.cpu.state.fpu.clone();
+        let signature = self.ctx.cpuid_signature();
+        self.cpu.state = softkvm_cpu::CpuState::reset();
+        self.cpu.state.fpu = keep_fpu;
+        self.cpu.state.gpr[softkvm_cpu::CpuState::RDX] = u64::from(signature);
+        self.cpu.state_changed();
     }
 }
 

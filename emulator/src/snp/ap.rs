@@ -7,7 +7,7 @@ use kvm_bindings::{KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED};
 
 use super::page::ZERO;
 use super::rmp::Entry;
-use super::vmsa;
+use super::{ghcb, vmsa};
 use crate::machine::ctx::Ctx;
 use crate::machine::vcpu::{Inner, attention};
 
@@ -18,6 +18,42 @@ pub enum ApRequest {
     Create(u64),
     /// Stop.
     Destroy,
+}
+
+/// What the next SIPI finds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Startup {
+    /// The save area of the launch, which nobody has run yet.
+    #[default]
+    Launched,
+    /// A guest that runs, or waits for nothing.
+    Running,
+    /// AP_RESET_HOLD, asked for by the GHCB page at this GPA.
+    HeldByEvent(u64),
+    /// AP_RESET_HOLD, asked for by the MSR protocol.
+    HeldByMsr,
+    /// A vCPU whose save area the guest has taken away.
+    Destroyed,
+}
+
+/// A SIPI: the first starts the vCPU where the launch has put it, a later one ends an AP_RESET_HOLD (linux:
+/// sev_vcpu_deliver_sipi_vector). `false` if there is nothing to run.
+pub fn startup(ctx: &mut Ctx) -> bool {
+    match std::mem::replace(&mut ctx.snp.startup, Startup::Running) {
+        Startup::Launched | Startup::Running => true,
+        Startup::HeldByEvent(ghcb) => {
+            ghcb::end_hold(&ctx.vm, ghcb);
+            true
+        }
+        Startup::HeldByMsr => {
+            ctx.snp.ghcb_msr = ghcb::HOLD_ENDED;
+            true
+        }
+        Startup::Destroyed => {
+            ctx.snp.startup = Startup::Destroyed;
+            false
+        }
+    }
 }
 
 /// Handles the guest's AP_CREATION; `false` means invalid input.
@@ -51,9 +87,13 @@ pub fn request(ctx: &Ctx, exit_info_1: u64, vmsa_gpa: u64, sev_features: u64) ->
 
 /// On the target's own thread.
 pub fn apply(inner: &mut Inner, request: ApRequest) {
+    inner.ctx.snp.startup = Startup::Destroyed;
     let state = match request {
         ApRequest::Destroy => KVM_MP_STATE_UNINITIALIZED,
-        ApRequest::Create(gpa) if start(inner, gpa) => KVM_MP_STATE_RUNNABLE,
+        ApRequest::Create(gpa) if start(inner, gpa) => {
+            inner.ctx.snp.startup = Startup::Running;
+            KVM_MP_STATE_RUNNABLE
+        }
         ApRequest::Create(gpa) => {
             eprintln!(
                 "softkvm: vCPU {}: the page at {gpa:#x} is not a save area that VMRUN accepts",

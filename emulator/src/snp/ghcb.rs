@@ -33,7 +33,6 @@ mod field {
     pub const VALID: usize = 0x3f0;
     pub const SHARED_BUFFER: u64 = 0x800;
     pub const SHARED_BUFFER_END: u64 = 0xff0;
-    pub const VERSION: usize = 0xffa;
     pub const USAGE: usize = 0xffc;
 }
 
@@ -188,10 +187,7 @@ fn check(ghcb: &Ghcb) -> Result<(), u64> {
     if super::page::u32_at(&ghcb.page, field::USAGE) != 0 {
         return Err(reason::INVALID_USAGE);
     }
-    let version = u64::from(super::page::u16_at(&ghcb.page, field::VERSION));
-    if version < VERSIONS.0 || version > VERSIONS.1 {
-        return Err(reason::INVALID_USAGE);
-    }
+    // KVM does not look at the page's version, and EDK II's first exits have none.
     if ![field::EXIT_CODE, field::EXIT_INFO_1, field::EXIT_INFO_2].into_iter().all(|f| ghcb.has(f)) {
         return Err(reason::MISSING_INPUT);
     }
@@ -285,6 +281,7 @@ fn serve(env: &mut VcpuEnv<'_>, cpu: &mut CpuState, ghcb: &mut Ghcb) -> Result<(
             return Err(Stop::ExitRetired);
         }
         exit::AP_RESET_HOLD => {
+            env.ctx.snp.startup = ap::Startup::HeldByEvent(ghcb.gpa);
             env.ctx.shared.mp_state.store(k::KVM_MP_STATE_UNINITIALIZED, std::sync::atomic::Ordering::SeqCst);
             env.ctx.outcome = Outcome::Continue;
             return Err(Stop::ExitRetired);
@@ -489,6 +486,15 @@ mod msr {
     pub const TERMINATE: u64 = 0x100;
 }
 
+/// The answer to an AP_RESET_HOLD of the MSR protocol that a SIPI has ended.
+pub const HOLD_ENDED: u64 = msr::AP_RESET_HOLD_RESPONSE | 1 << 12;
+
+/// The same in the GHCB page.
+pub fn end_hold(vm: &crate::machine::vm::Vm, ghcb: u64) {
+    // A page that is gone tells nobody.
+    let _ = vm.write_shared(ghcb + field::EXIT_INFO_2 as u64, &1u64.to_le_bytes());
+}
+
 fn msr_protocol(env: &mut VcpuEnv<'_>, _cpu: &CpuState, value: u64) -> Result<(), Stop> {
     let gfn = value >> 12 & 0xff_ffff_ffff;
     let response = match value & 0xfff {
@@ -504,6 +510,7 @@ fn msr_protocol(env: &mut VcpuEnv<'_>, _cpu: &CpuState, value: u64) -> Result<()
         }
         msr::AP_RESET_HOLD_REQUEST => {
             env.ctx.snp.ghcb_msr = msr::AP_RESET_HOLD_RESPONSE;
+            env.ctx.snp.startup = ap::Startup::HeldByMsr;
             env.ctx.shared.mp_state.store(k::KVM_MP_STATE_UNINITIALIZED, std::sync::atomic::Ordering::SeqCst);
             env.ctx.outcome = Outcome::Continue;
             return Err(Stop::ExitRetired);

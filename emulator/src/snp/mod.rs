@@ -62,4 +62,6 @@ pub struct SnpVcpu {
     pub vmpl: u8,
     /// SEV_FEATURES of the VMSA that runs.
     pub sev_features: u64,
+    /// What a SIPI means to this vCPU.
+    pub startup: ap::Startup,
 }

@@ -1,5 +1,6 @@
 //! The launch digest of our own ROM, computed by a tool that this project did not write.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -30,14 +31,17 @@ pub fn witness() -> Result<std::path::PathBuf> {
     Ok(tool)
 }
 
-/// What the witness computes for our ROM with the demo's kernel and initrd.
-pub fn by_sev_snp_measure(parts: &Parts, command_line: &str, cpus: u32) -> Result<String> {
+/// What the witness computes for a firmware that is to load the demo's kernel and initrd: with their hashes, if it has a place
+/// for them.
+pub fn by_sev_snp_measure(firmware: &Path, kernel: Option<(&Parts, &str)>, cpus: u32) -> Result<String> {
     const LAUNCH: [&str; 8] =
         ["--mode", "snp", "--vmm-type", "QEMU", "--guest-features", "0x1", "--vcpu-sig", "0xa10f11"];
     let mut witness = Command::new(witness()?);
-    witness.args(LAUNCH).args(["--vcpus", &cpus.to_string(), "--append", command_line]);
-    witness.arg("--ovmf").arg(&parts.rom);
-    witness.arg("--kernel").arg(&parts.kernel).arg("--initrd").arg(&parts.initrd);
+    witness.args(LAUNCH).args(["--vcpus", &cpus.to_string()]).arg("--ovmf").arg(firmware);
+    if let Some((parts, command_line)) = kernel {
+        witness.arg("--kernel").arg(&parts.kernel).arg("--initrd").arg(&parts.initrd);
+        witness.args(["--append", command_line]);
+    }
     Ok(command::output(&mut witness)?.trim().to_owned())
 }
 
@@ -45,7 +49,7 @@ pub fn by_sev_snp_measure(parts: &Parts, command_line: &str, cpus: u32) -> Resul
 pub fn check(parts: &Parts) -> Result<()> {
     for &cpus in CPUS {
         let ours = demo::measure(parts, Tee::Snp, cpus, &paths::target().join("reference.json"))?;
-        let theirs = by_sev_snp_measure(parts, &demo::command_line(), cpus)?;
+        let theirs = by_sev_snp_measure(&parts.rom, Some((parts, &demo::command_line())), cpus)?;
         ensure!(ours == theirs, "{cpus} CPUs: cloister-attest says {ours}, sev-snp-measure {theirs}");
         println!("{cpus} CPUs: {ours}, as sev-snp-measure says");
     }
