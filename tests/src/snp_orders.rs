@@ -14,9 +14,9 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 const SNP_VM: u64 = 4;
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 const RAM: u64 = 64 * PAGE;
-const POLICY: u64 = 0x3_0000;
+pub(crate) const POLICY: u64 = 0x3_0000;
 
 const LAUNCH_START: u32 = 2;
 const INIT2: u32 = 22;
@@ -24,7 +24,7 @@ const SNP_START: u32 = 100;
 const SNP_UPDATE: u32 = 101;
 const SNP_FINISH: u32 = 102;
 
-const NORMAL: u8 = 1;
+pub(crate) const NORMAL: u8 = 1;
 const VMSA: u8 = 2;
 const ZERO: u8 = 3;
 const CPUID: u8 = 6;
@@ -32,7 +32,7 @@ const CPUID: u8 = 6;
 /// An errno and the secure processor's status; zeros for success.
 pub type Answer = (i32, u32);
 
-const OK: Answer = (0, 0);
+pub(crate) const OK: Answer = (0, 0);
 const EPERM: Answer = (libc::EPERM, 0);
 const EIO: Answer = (libc::EIO, 0);
 const EBADF: Answer = (libc::EBADF, 0);
@@ -46,8 +46,8 @@ const INVALID_PARAM: Answer = (libc::EIO, 22);
 #[repr(align(4096))]
 struct Page([u8; PAGE as usize]);
 
-struct Guest {
-    vm: VmFd,
+pub(crate) struct Guest {
+    pub(crate) vm: VmFd,
     sev: File,
     vcpu: Option<VcpuFd>,
     page: Box<Page>,
@@ -55,7 +55,7 @@ struct Guest {
 }
 
 impl Guest {
-    fn new() -> Result<Self, String> {
+    pub(crate) fn new() -> Result<Self, String> {
         let kvm = Kvm::new().map_err(|e| format!("/dev/kvm: {e}"))?;
         let vm = kvm.create_vm_with_type(SNP_VM).map_err(|e| format!("KVM_CREATE_VM(SNP): {e}"))?;
         let sev =
@@ -102,17 +102,17 @@ impl Guest {
         (result.err().map_or(0, |e| e.errno()), command.error)
     }
 
-    fn init2(&self, vmsa_features: u64, flags: u32, ghcb_version: u16) -> Answer {
+    pub(crate) fn init2(&self, vmsa_features: u64, flags: u32, ghcb_version: u16) -> Answer {
         let mut init = kvm_sev_init { vmsa_features, flags, ghcb_version, ..Default::default() };
         self.command(INIT2, &mut init, true)
     }
 
-    fn start(&self, policy: u64, flags: u16, sev: bool) -> Answer {
+    pub(crate) fn start(&self, policy: u64, flags: u16, sev: bool) -> Answer {
         let mut start = kvm_sev_snp_launch_start { policy, flags, ..Default::default() };
         self.command(SNP_START, &mut start, sev)
     }
 
-    fn update(&self, page: u64, len: u64, type_: u8, flags: u16) -> Answer {
+    pub(crate) fn update(&self, page: u64, len: u64, type_: u8, flags: u16) -> Answer {
         let mut update = kvm_sev_snp_launch_update {
             gfn_start: page,
             uaddr: std::ptr::from_ref(&*self.page) as u64,
@@ -124,9 +124,14 @@ impl Guest {
         self.command(SNP_UPDATE, &mut update, true)
     }
 
-    fn finish(&self, flags: u16) -> Answer {
+    pub(crate) fn finish(&self, flags: u16) -> Answer {
         let mut finish = kvm_sev_snp_launch_finish { flags, ..Default::default() };
         self.command(SNP_FINISH, &mut finish, true)
+    }
+
+    /// What the next page holds that is given to the launch.
+    pub(crate) fn fill(&mut self, code: &[u8]) {
+        self.page.0[..code.len()].copy_from_slice(code);
     }
 
     fn create_vcpu(&mut self) -> Answer {
