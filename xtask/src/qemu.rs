@@ -213,7 +213,7 @@ fn confidential(parts: &Parts, console: &Path) -> Result<()> {
         (Tee::Snp, &parts.rom, 2),
         (Tee::Tdx, &parts.rom, 1),
         (Tee::Tdx, &parts.rom, 2),
-        (Tee::Snp, &edk2, 1),
+        (Tee::Snp, &edk2, 2),
         (Tee::Tdx, &edk2, 2),
     ] {
         let ours = firmware == &parts.rom;

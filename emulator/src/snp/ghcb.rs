@@ -131,9 +131,11 @@ impl Ghcb {
         self.result(1, 13 | 3 << 8 | 1 << 11 | 1 << 31);
     }
 
+    /// The answer, without the shared buffer behind it: what a request left there (MMIO data, page-state entries) is newer.
     fn write(&self, ctx: &Ctx) {
+        let answer = self.page.get(..field::SHARED_BUFFER as usize).unwrap_or(&self.page);
         // The page was readable a moment ago; a client that takes the memory away breaks only its own guest.
-        let _ = ctx.vm.write_shared(self.gpa, &self.page);
+        let _ = ctx.vm.write_shared(self.gpa, answer);
     }
 }
 
