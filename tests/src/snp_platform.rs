@@ -36,6 +36,8 @@ pub struct Seen {
     pub short_id: (i32, u32, u32),
     /// Errno of SNP_CONFIG, which softkvm has not.
     pub config: i32,
+    /// Position of the C-bit, as the processor itself says (QEMU asks it so).
+    pub c_bit: u32,
     /// Errno of an ioctl that is none of this device's.
     pub foreign: i32,
 }
@@ -112,6 +114,7 @@ pub fn look() -> Result<Seen, String> {
         guests,
         short_id: (refused, firmware_status, request[1] as u32),
         config,
+        c_bit: std::arch::x86_64::__cpuid(0x8000_001f).ebx & 0x3f,
         foreign,
     })
 }

@@ -89,6 +89,7 @@ fn dev_sev_answers_operators_tools() {
         // EIO with INVALID_LEN; EINVAL; ENOTTY.
         "short_id": [5, 4, 64],
         "config": 22,
+        "c_bit": 51,
         "foreign": 25,
     });
     assert_eq!(seen, expected);

@@ -158,18 +158,13 @@ mod tests {
 
     #[test]
     fn mirrors_are_found_in_both_forms_and_comments_are_not() {
+        // Any scheme will do: nothing is fetched here.
         for (text, expected) in [
-            (
-                "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n",
-                Some("http://mirror.example/debian"),
-            ),
-            ("deb [arch=amd64] https://m.example/debian/ trixie main\n", Some("https://m.example/debian")),
-            (
-                "deb http://m.example/debian-security x main\ndeb http://n.example/debian y main",
-                Some("http://n.example/debian"),
-            ),
-            ("# deb http://m.example/debian bookworm main\n", None),
-            ("URIs: https://other.example/node_20.x\n", None),
+            ("Types: deb\nURIs: x://one/debian\nSuites: bookworm\n", Some("x://one/debian")),
+            ("deb [arch=amd64] x://one/debian/ trixie main\n", Some("x://one/debian")),
+            ("deb x://one/debian-security x main\ndeb x://two/debian y main", Some("x://two/debian")),
+            ("# deb x://one/debian bookworm main\n", None),
+            ("URIs: x://one/node_20.x\n", None),
             ("", None),
         ] {
             assert_eq!(mirror_in(text).as_deref(), expected, "{text}");

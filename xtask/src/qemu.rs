@@ -17,7 +17,7 @@ use crate::{boot, command, kernel, measurement, paths, progress};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
-const COMPANIONS: [&str; 4] = ["qemu-system-common", "qemu-system-data", "seabios", FIRMWARE];
+const COMPANIONS: [&str; 3] = ["qemu-system-common", "qemu-system-data", "seabios"];
 /// EDK II for guests, in Debian's package.
 const FIRMWARE: &str = "ovmf";
 /// SeaBIOS and the option ROMs, in Debian's layout.
@@ -132,6 +132,9 @@ fn fetch(need: Need, root: &Path) -> Result<()> {
     // QEMU looks for its modules and ROMs beside itself, even where the machine has those packages already.
     let mut packages: BTreeSet<String> = apt.missing_for(PACKAGE)?.into_iter().collect();
     packages.extend(COMPANIONS.map(str::to_owned));
+    if need == Need::Confidential {
+        packages.insert(FIRMWARE.to_owned());
+    }
     apt.download(&Vec::from_iter(packages), &download)?;
     for entry in fs::read_dir(&download)? {
         apt::unpack(&entry?.path(), root)?;
@@ -176,6 +179,9 @@ const MACHINES: &[(&str, &str)] = &[
     ("q35,accel=kvm,kernel-irqchip=split", "2"),
     ("pc,accel=kvm,kernel-irqchip=off", "1"),
 ];
+
+/// The machine of a confidential guest.
+const PROTECTED: &str = "q35,accel=kvm,kernel-irqchip=split";
 
 /// An unmodified QEMU boots the demo's kernel on softkvm, however it divides the interrupt chips with KVM, and launches it as
 /// an SEV-SNP guest and as a TD.
@@ -237,9 +243,6 @@ fn confidential(parts: &Parts, console: &Path) -> Result<()> {
     let _ = fs::remove_file(&socket);
     Ok(())
 }
-
-/// The machine of a confidential guest.
-const PROTECTED: &str = "q35,accel=kvm,kernel-irqchip=split";
 
 /// The object that makes QEMU's guest confidential. Debian's EDK II has no place for a kernel's hashes.
 fn tee_object(tee: Tee, kernel_hashes: bool, quotes: &Path) -> String {

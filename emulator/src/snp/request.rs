@@ -227,7 +227,21 @@ mod tests {
         let corrected =
             check_cpuid_page(&page(&[(7, 0, claimed)])).expect_err("AVX-512 that the machine has not");
         assert_eq!(u32_at(&corrected[..], 16 + 28), own[1]);
-        assert!(check_cpuid_page(&page(&[(0x8000_001f, 0, [0x1a, 47, 0, 0])])).is_err(), "another C-bit");
+        let [sev, widths, ..] = cpuid::lookup(&supported, 0x8000_001f, 0, 0, 1, 0);
+        for (ebx, allowed) in [
+            (widths, true),
+            // A guest that is told of no VMPLs; of one that is not there; of another C-bit; of more lost address bits.
+            (widths & 0xfff, true),
+            (widths | 1 << 15, false),
+            (widths ^ 1, false),
+            (widths ^ 1 << 6, false),
+        ] {
+            let answer = check_cpuid_page(&page(&[(0x8000_001f, 0, [sev, ebx, 0, 0])]));
+            assert_eq!(answer.is_ok(), allowed, "{ebx:#x}");
+        }
+        let [_, b, c, d] = cpuid::lookup(&supported, 1, 0, 0, 1, 0);
+        assert!(check_cpuid_page(&page(&[(1, 0, [0x80_0f12, b, c, d])])).is_ok(), "another model");
+        assert!(check_cpuid_page(&page(&[(1, 0, [0x80_0f12, b, c | 1 << 28, d])])).is_err(), "with AVX");
         let mut long = page(&[]);
         put(&mut long, 0, &65u32.to_le_bytes());
         assert!(check_cpuid_page(&long).is_err(), "65 entries");

@@ -269,6 +269,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn state_components_that_are_not_named_take_their_initial_values() {
+        let area = |xstate_bv: u8, mxcsr: u32| {
+            let mut area = [0u8; 4096];
+            area[..2].copy_from_slice(&0x27fu16.to_le_bytes());
+            area[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+            area[160] = 0x5a;
+            area[XSTATE_BV] = xstate_bv;
+            area
+        };
+        for (named, fcw, mxcsr, xmm0) in
+            [(0, 0x37f, 0x1f80, 0), (1, 0x27f, 0x1f80, 0), (2, 0x37f, 0x3f80, 0x5a), (3, 0x27f, 0x3f80, 0x5a)]
+        {
+            let mut state = CpuState::reset();
+            from_xsave(&mut state, &area(3, 0x7f80)).unwrap();
+            from_xsave(&mut state, &area(named, 0x3f80)).unwrap();
+            let image = to_xsave(&state);
+            assert_eq!((u16_at(&image, 0), u16_at(&image, 24), image[160]), (fcw, mxcsr, xmm0), "{named}");
+        }
+        let mut compacted = area(3, 0x1f80);
+        compacted[XSTATE_BV + 15] = 0x80;
+        for refused in [area(4, 0x1f80), area(3, 0x1_1f80), area(0, 0x1_1f80), compacted] {
+            let mut state = CpuState::reset();
+            assert_eq!(from_xsave(&mut state, &refused), Err(Errno::EINVAL));
+            assert_eq!(state.fpu.0[..512], CpuState::reset().fpu.0[..512], "nothing is half done");
+        }
+    }
+
+    #[test]
     fn segments_survive_a_round_trip() {
         for attributes in [0x9b, 0xa9b, 0xc93, 0x8b, 0x00f3] {
             let segment = Segment { selector: 0x10, base: 0x1234, limit: 0xffff_ffff, attributes };
