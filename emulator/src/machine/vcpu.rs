@@ -377,12 +377,16 @@ impl Inner {
             return;
         }
         // The registers of a confidential guest are its own: INIT and SIPI cannot touch them.
-        let (plain, snp) = (matches!(vm.tee, Tee::None), vm.snp().is_some());
-        if !plain && !snp {
-            shared.init_pending.store(false, Ordering::SeqCst);
-            shared.sipi.store(0, Ordering::SeqCst);
-            return;
-        }
+        let plain = match vm.tee {
+            Tee::None => true,
+            Tee::Snp(_) => false,
+            // KVM takes neither for a TD: its firmware brings up the processors.
+            Tee::Tdx(_) => {
+                shared.init_pending.store(false, Ordering::SeqCst);
+                shared.sipi.store(0, Ordering::SeqCst);
+                return;
+            }
+        };
         if shared.init_pending.swap(false, Ordering::SeqCst) {
             if plain {
                 self.reset();
@@ -393,9 +397,6 @@ impl Inner {
         }
         let sipi = shared.sipi.swap(0, Ordering::SeqCst);
         if sipi != 0 && shared.mp_state.load(Ordering::SeqCst) == KVM_MP_STATE_INIT_RECEIVED {
-            if snp && !crate::snp::ap::startup(&mut self.ctx) {
-                return;
-            }
             if plain {
                 let vector = u64::from(sipi - 1);
                 let cs = &mut self.cpu.state.seg[1];
@@ -403,6 +404,8 @@ impl Inner {
                 cs.base = vector << 12;
                 self.cpu.state.rip = 0;
                 self.cpu.state_changed();
+            } else if !crate::snp::ap::startup(&mut self.ctx) {
+                return;
             }
             shared.mp_state.store(KVM_MP_STATE_RUNNABLE, Ordering::SeqCst);
         }
