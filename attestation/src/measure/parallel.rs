@@ -1,34 +1,44 @@
 //! Work that several processors can share. Without `std` there is one.
 
-/// Calls `work` for each item, in no particular order; returns when all is done.
+/// Calls `work` for each item, on whoever is free, and `then` with each result, here and in order.
 #[cfg(not(feature = "std"))]
-pub(crate) fn for_each<T>(items: impl Iterator<Item = T>, work: impl Fn(T)) {
-    items.for_each(work);
+pub(crate) fn in_order<T, R>(items: &[T], work: impl Fn(&T) -> R, mut then: impl FnMut(&R)) {
+    items.iter().for_each(|item| then(&work(item)));
 }
 
-/// Calls `work` for each item, in no particular order; returns when all is done.
+/// Calls `work` for each item, on whoever is free, and `then` with each result, here and in order.
 #[cfg(feature = "std")]
-pub(crate) fn for_each<T: Send>(items: impl Iterator<Item = T> + Send, work: impl Fn(T) + Sync) {
-    use std::sync::{Mutex, PoisonError};
-    let (least, most) = items.size_hint();
-    let processors = || std::thread::available_parallelism().map_or(1, core::num::NonZero::get);
-    let helpers = match most.unwrap_or(least) {
-        0 | 1 => 0,
-        items => items.min(processors()).saturating_sub(1),
+pub(crate) fn in_order<T: Sync, R: Send + Sync>(
+    items: &[T],
+    work: impl Fn(&T) -> R + Sync,
+    mut then: impl FnMut(&R),
+) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    let taken = AtomicUsize::new(0);
+    let results: Vec<(&T, OnceLock<R>)> = items.iter().map(|item| (item, OnceLock::new())).collect();
+    // Does the next item that nobody has taken.
+    let work_on = || {
+        let (item, result) = results.get(taken.fetch_add(1, Ordering::Relaxed))?;
+        result.get_or_init(|| work(item));
+        Some(())
     };
-    let items = Mutex::new(items);
-    let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let worker = || {
-        while let Some(item) = next() {
-            work(item);
-        }
+    let processors = || std::thread::available_parallelism().map_or(1, core::num::NonZero::get);
+    let helpers = match items.len() {
+        0 | 1 => 0,
+        several => several.min(processors()).saturating_sub(1),
     };
     std::thread::scope(|scope| {
         for _ in 0..helpers {
             // Who cannot have a thread does without.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, worker);
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || while work_on().is_some() {});
         }
-        worker();
+        for (item, result) in &results {
+            // Somebody else may be at it: until they are done there is other work, or none left.
+            while result.get().is_none() && work_on().is_some() {}
+            then(result.get_or_init(|| work(item)));
+        }
     });
 }
 
@@ -48,11 +58,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_item_is_worked_on_once() {
+    fn results_come_once_each_and_in_order() {
         for count in [0, 1, 2, 7, 1000] {
-            let mut items = vec![0; count];
-            for_each(items.iter_mut(), |item| *item += 1);
-            assert!(items.iter().all(|&item| item == 1), "{count}");
+            let (items, mut results): (Vec<u32>, _) = ((0..count).collect(), vec![]);
+            in_order(&items, |item| item + 1, |&result| results.push(result));
+            assert!(results.into_iter().eq(1..=count), "{count}");
         }
         assert_eq!(both(|| 1, || "two"), (1, "two"));
     }

@@ -91,10 +91,22 @@ impl DigestChain {
     }
 
     /// Adds consecutive pages of one type, each with its bytes; returns [`DigestChain::contents`] of each.
+    ///
+    /// Only the chain over the pages is serial: whoever is free hashes the next ones.
     pub fn pages(&mut self, page_type: PageType, gpa: Gpa, bytes: &[u8]) -> Vec<[u8; 48]> {
-        let contents = contents_of_pages(bytes);
-        for (contents, at) in contents.iter().zip((gpa.0..).step_by(PAGE_SIZE)) {
-            self.page_with_digest(page_type, Gpa(at), *contents);
+        let mut contents = Vec::with_capacity(bytes.len().div_ceil(PAGE_SIZE));
+        let mut addresses = (gpa.0..).step_by(PAGE_SIZE).map(Gpa);
+        let (pages, rest) = bytes.as_chunks();
+        parallel::in_order(&Share::of(pages), Share::contents, |digests| {
+            for (digest, gpa) in digests.iter().zip(&mut addresses) {
+                let digest = digest.or(contents.last().copied()).unwrap_or([0; 48]);
+                self.page_with_digest(page_type, gpa, digest);
+                contents.push(digest);
+            }
+        });
+        if let (false, Some(gpa)) = (rest.is_empty(), addresses.next()) {
+            contents.push(Self::contents(rest));
+            self.page(page_type, gpa, Some(rest));
         }
         contents
     }
@@ -112,25 +124,67 @@ impl DigestChain {
     }
 }
 
-/// [`DigestChain::contents`] of each page, in order. Only the chain over them is serial: whoever is free takes the next
-/// pages.
-fn contents_of_pages(bytes: &[u8]) -> Vec<[u8; 48]> {
-    /// Fewer pages than these are hashed before another thread has started.
-    const SHARE_PAGES: usize = 32;
-    let mut digests = Vec::new();
-    digests.resize(bytes.len().div_ceil(PAGE_SIZE), [0; 48]);
-    let shares = digests.chunks_mut(SHARE_PAGES).zip(bytes.chunks(SHARE_PAGES.saturating_mul(PAGE_SIZE)));
-    parallel::for_each(shares, |(digests, bytes)| {
-        let mut previous: Option<(&[u8], [u8; 48])> = None;
-        for (digest, page) in digests.iter_mut().zip(bytes.chunks(PAGE_SIZE)) {
-            *digest = match previous {
-                // Firmware images are padded, many with more than they hold.
-                Some((same, digest)) if same == page => digest,
-                _ => DigestChain::contents(page),
-            };
-            previous = Some((page, *digest));
+type Page = [u8; PAGE_SIZE];
+
+/// Consecutive pages, as many as one thread takes at a time.
+struct Share<'a> {
+    pages: &'a [Page],
+    /// The page before these.
+    previous: Option<&'a Page>,
+}
+
+impl<'a> Share<'a> {
+    /// Few enough to be done before another thread has started, enough to fill the lanes between two runs of padding.
+    const PAGES: usize = 32;
+
+    fn of(pages: &'a [Page]) -> Vec<Self> {
+        let mut previous = None;
+        let share =
+            |pages: &'a [Page]| Self { pages, previous: core::mem::replace(&mut previous, pages.last()) };
+        pages.chunks(Self::PAGES).map(share).collect()
+    }
+
+    /// [`DigestChain::contents`] of each page; `None` where it is that of the page before.
+    ///
+    /// Firmware images are padded, many with more than they hold.
+    fn contents(&self) -> Vec<Option<[u8; 48]>> {
+        let before = core::iter::once(self.previous).chain(self.pages.iter().map(Some));
+        let pages: Vec<_> = self
+            .pages
+            .iter()
+            .zip(before)
+            .map(|(page, before)| Some(page).filter(|_| before != Some(page)))
+            .collect();
+        let distinct: Vec<_> = pages.iter().copied().flatten().collect();
+        let mut digests = hash_each(&distinct).into_iter();
+        pages.into_iter().map(|page| page.and_then(|_| digests.next())).collect()
+    }
+}
+
+/// [`DigestChain::contents`] of each page.
+#[cfg(not(feature = "std"))]
+fn hash_each(pages: &[&Page]) -> Vec<[u8; 48]> {
+    pages.iter().map(|page| DigestChain::contents(&page[..])).collect()
+}
+
+/// [`DigestChain::contents`] of each page.
+#[cfg(feature = "std")]
+fn hash_each(pages: &[&Page]) -> Vec<[u8; 48]> {
+    use cloister_sha384_lanes::{LANES, Lanes};
+    /// All lanes together take as long as two to three pages one by one.
+    const WORTH_THE_LANES: usize = 3;
+
+    let mut digests = Vec::with_capacity(pages.len());
+    for batch in pages.chunks(LANES) {
+        match (Lanes::detect(), batch) {
+            (Some(lanes), &[first, ..]) if batch.len() >= WORTH_THE_LANES => {
+                let mut messages = [first; LANES];
+                messages.iter_mut().zip(batch).for_each(|(message, page)| *message = page);
+                digests.extend(lanes.sha384(messages).into_iter().take(batch.len()));
+            }
+            _ => digests.extend(batch.iter().map(|page| DigestChain::contents(&page[..]))),
         }
-    });
+    }
     digests
 }
 
