@@ -1,7 +1,7 @@
 //! Reference values as CoRIM (draft-ietf-rats-corim), for verifiers that are not this one, signed as COSE_Sign1 if a
 //! key is given.
 //!
-//! One CoMID with one reference triple: the environment is the TEE, the measurements are the launch digest of an SNP
+//! One CoMID with a reference triple for each state that a guest may be in: the environment is the TEE, the measurements are the launch digest of an SNP
 //! guest (`measurement`), or MRTD (`mrtd`) and the RTMRs that are known (`rtmrs`, integrity registers by number) of a
 //! TDX guest. Digests are SHA-384, 7 in the registry of named information hash algorithms.
 
@@ -79,10 +79,22 @@ impl Reference {
     }
 }
 
-/// The CoRIM in CBOR, unsigned.
-pub fn corim(reference: &Reference) -> Result<Vec<u8>, CorimError> {
-    let (vendor, model, digest) = reference.environment();
+/// The CoRIM in CBOR, unsigned: a guest may be measured as any of `references`.
+pub fn corim(references: &[Reference]) -> Result<Vec<u8>, CorimError> {
+    let error = |error: &dyn core::fmt::Display| CorimError(format!("{error}"));
+    let first = references.first().ok_or_else(|| error(&"there is nothing to refer to"))?;
+    let (_, model, digest) = first.environment();
     let name = format!("cloister/{model}/{}", hex_string(digest));
+    let comid = ComidBuilder::new(TagIdChoice::Text(name.clone()));
+    let comid =
+        references.iter().fold(comid, |comid, reference| comid.add_reference_triple(triple(reference)));
+    let comid = comid.build().map_err(|e| error(&e))?;
+    let corim = CorimBuilder::new(CorimId::Text(name)).add_comid_tag(comid).map_err(|e| error(&e))?;
+    corim.build_bytes().map_err(|e| error(&e))
+}
+
+fn triple(reference: &Reference) -> ReferenceTriple {
+    let (vendor, model, _) = reference.environment();
     let class = ClassMap {
         class_id: None,
         vendor: Some(vendor.into()),
@@ -91,22 +103,15 @@ pub fn corim(reference: &Reference) -> Result<Vec<u8>, CorimError> {
         index: None,
     };
     let environment = EnvironmentMap { class: Some(class), instance: None, group: None };
-    let triple = ReferenceTriple::new(environment, reference.measurements());
-    let error = |error: &dyn core::fmt::Display| CorimError(format!("{error}"));
-    let comid = ComidBuilder::new(TagIdChoice::Text(name.clone()))
-        .add_reference_triple(triple)
-        .build()
-        .map_err(|e| error(&e))?;
-    let corim = CorimBuilder::new(CorimId::Text(name)).add_comid_tag(comid).map_err(|e| error(&e))?;
-    corim.build_bytes().map_err(|e| error(&e))
+    ReferenceTriple::new(environment, reference.measurements())
 }
 
 /// The CoRIM in a COSE_Sign1 by `key`, whose JWK thumbprint is the key identifier.
-pub fn signed_corim(reference: &Reference, key: &SigningKey, signer: &str) -> Result<Vec<u8>, CorimError> {
+pub fn signed_corim(references: &[Reference], key: &SigningKey, signer: &str) -> Result<Vec<u8>, CorimError> {
     let error = |error: &dyn core::fmt::Display| CorimError(format!("{error}"));
     let algorithm = if key.is_p384() { CoseAlgorithm::Es384 } else { CoseAlgorithm::Es256 };
     let signer = CorimSignerMap { signer_name: signer.into(), signer_uri: None };
-    let mut builder = SignedCorimBuilder::new(algorithm, corim(reference)?)
+    let mut builder = SignedCorimBuilder::new(algorithm, corim(references)?)
         .set_corim_meta(CorimMetaMap { signer, signature_validity: None })
         .kid(jose::thumbprint(key).into_bytes());
     let message = builder.to_be_signed(&[]).map_err(|e| error(&e))?;
@@ -133,13 +138,17 @@ mod tests {
 
     /// The measurements of a CoRIM, walked by the draft's keys with a CBOR decoder that knows nothing of CoRIM.
     fn measurements(corim: &[u8]) -> Vec<Value> {
+        let triples = triples(corim);
+        assert_eq!(triples.len(), 1);
+        triples[0].as_array().unwrap()[1].as_array().unwrap().clone()
+    }
+
+    fn triples(corim: &[u8]) -> Vec<Value> {
         let corim = tagged(ciborium::from_reader(corim).unwrap(), 501);
         let tags = field(&corim, 1);
         let comid = tagged(tags.as_array().unwrap()[0].clone(), 506);
         let comid: Value = ciborium::from_reader(comid.as_bytes().unwrap().as_slice()).unwrap();
-        let reference = field(&field(&comid, 4), 0);
-        let triple = reference.as_array().unwrap()[0].as_array().unwrap().clone();
-        triple[1].as_array().unwrap().clone()
+        field(&field(&comid, 4), 0).as_array().unwrap().clone()
     }
 
     fn sha384(byte: u8) -> Value {
@@ -148,22 +157,34 @@ mod tests {
 
     #[test]
     fn an_independent_decoder_finds_the_digests() {
-        let snp = measurements(&corim(&Reference::Snp([1; 48])).unwrap());
+        let snp = measurements(&corim(&[Reference::Snp([1; 48])]).unwrap());
         assert_eq!(field(&snp[0], 0), Value::Text("measurement".into()));
         assert_eq!(field(&field(&snp[0], 1), 2), sha384(1));
         let rtmrs = [None, Some([3; 48]), Some([4; 48]), None];
-        let tdx = measurements(&corim(&Reference::Tdx([2; 48], rtmrs)).unwrap());
+        let tdx = measurements(&corim(&[Reference::Tdx([2; 48], rtmrs)]).unwrap());
         assert_eq!(field(&field(&tdx[0], 1), 2), sha384(2));
         let registers = field(&field(&tdx[1], 1), 14);
         assert_eq!((field(&registers, 1), field(&registers, 2)), (sha384(3), sha384(4)));
         assert_eq!(registers.as_map().unwrap().len(), 2);
-        assert_eq!(measurements(&corim(&Reference::Tdx([2; 48], [None; 4])).unwrap()).len(), 1);
+        assert_eq!(measurements(&corim(&[Reference::Tdx([2; 48], [None; 4])]).unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn each_state_that_a_guest_may_be_in_is_a_triple() {
+        let both = corim(&[Reference::Snp([1; 48]), Reference::Snp([2; 48])]).unwrap();
+        let triples = triples(&both);
+        let digests = triples.iter().map(|triple| {
+            let measurement = &triple.as_array().unwrap()[1].as_array().unwrap()[0];
+            field(&field(measurement, 1), 2)
+        });
+        assert!(digests.eq([sha384(1), sha384(2)]));
+        assert!(corim(&[]).is_err());
     }
 
     #[test]
     fn a_signature_holds_for_the_cose_structure() {
         for key in [SigningKey::generate_p256(), SigningKey::generate_p384()] {
-            let signed = signed_corim(&Reference::Snp([1; 48]), &key, "tests").unwrap();
+            let signed = signed_corim(&[Reference::Snp([1; 48])], &key, "tests").unwrap();
             let cose = CoseSign1::from_tagged_slice(&signed).unwrap();
             assert_eq!(measurements(cose.payload.as_ref().unwrap()).len(), 1);
             let backend = crate::signature::RUSTCRYPTO;

@@ -45,8 +45,12 @@ impl State {
             None => cloister_policies::DEFAULT.to_owned(),
         };
         let policy = Policy::new(&text).map_err(|e| e.to_string())?;
-        let reference =
-            config.reference_values.iter().map(|path| reference(path)).collect::<Result<Vec<_>, _>>()?;
+        let reference = config
+            .reference_values
+            .iter()
+            .map(|path| references(path))
+            .collect::<Result<Vec<_>, _>>()?
+            .concat();
         if reference.is_empty() {
             tracing::warn!("no reference values: the default policy releases nothing");
         }
@@ -69,14 +73,23 @@ impl State {
     }
 }
 
-fn reference(path: &std::path::Path) -> Result<serde_json::Value, String> {
+/// The reference value in a file, or the array of them.
+fn references(path: &std::path::Path) -> Result<Vec<serde_json::Value>, String> {
     let text = config::read_text(path).map_err(|e| e.to_string())?;
     let value: serde_json::Value =
         serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    let values = match value {
+        serde_json::Value::Array(values) => values,
+        value => vec![value],
+    };
     // SNP's and TDX's names for it.
-    let measured =
-        ["measurement", "mrtd"].iter().any(|key| value.get(key).is_some_and(serde_json::Value::is_string));
-    if measured { Ok(value) } else { Err(format!("{}: no measurement in it", path.display())) }
+    let measured = |value: &serde_json::Value| {
+        ["measurement", "mrtd"].iter().any(|key| value.get(key).is_some_and(serde_json::Value::is_string))
+    };
+    match values.is_empty() || !values.iter().all(measured) {
+        true => Err(format!("{}: no measurement in it", path.display())),
+        false => Ok(values),
+    }
 }
 
 type Shared = axum::extract::State<Arc<State>>;
@@ -222,4 +235,28 @@ async fn resource(
     let message = jwe::encrypt(&attested.key, &secret).map_err(|e| Problem::bad_request(e.to_string()))?;
     tracing::info!(resource = %name, measurement = %attested.measurement, "released");
     Ok(Json(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_one_reference_value_or_an_array_of_them() {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        for (text, count) in [
+            (r#"{"measurement": "ab"}"#, Some(1)),
+            (r#"{"mrtd": "ab", "cpus": 1}"#, Some(1)),
+            (r#"[{"measurement": "ab"}, {"measurement": "cd"}]"#, Some(2)),
+            (r#"[{"measurement": "ab"}, {"cpus": 1}]"#, None),
+            (r#"[[{"measurement": "ab"}]]"#, None),
+            ("[]", None),
+            (r#"{"measurement": 1}"#, None),
+            ("1", None),
+            ("", None),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(references(&path).map(|values| values.len()).ok(), count, "{text}");
+        }
+    }
 }

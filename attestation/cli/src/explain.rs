@@ -11,7 +11,7 @@ use cloister_attestation::snp::Hex;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::measure::Launch;
+use crate::measure::snp::Launch;
 use crate::measure::tdx::Td;
 use crate::{output, read};
 

@@ -15,6 +15,12 @@ fn arguments(case: &Value, folder: &Path, temporary: &Path) -> Vec<String> {
     let firmware = folder.join(case["ovmf"].as_str().unwrap());
     let mut arguments = ["measure", tee, "--json", "--firmware"].map(str::to_owned).to_vec();
     arguments.push(firmware.to_str().unwrap().to_owned());
+    // What a TEE does not measure cannot be given.
+    let measured = |flag: &str| match tee {
+        "sev" => flag == "--cmdline",
+        "sev-es" => flag != "--guest-features",
+        _ => true,
+    };
     for (flag, value) in [
         ("--cpus", number("vcpus")),
         ("--cpu-model", case["vcpu_type"].as_str().map(str::to_owned)),
@@ -22,6 +28,7 @@ fn arguments(case: &Value, folder: &Path, temporary: &Path) -> Vec<String> {
         ("--vmm", case["vmm"].as_str().map(str::to_lowercase)),
         ("--cmdline", case["cmdline"].as_str().map(str::to_owned)),
     ] {
+        let value = value.filter(|_| measured(flag));
         arguments.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
     }
     for input in ["kernel", "initrd"] {
@@ -50,6 +57,49 @@ fn measurements_are_those_of_other_tools() {
         let (code, value) = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!((code, &value["measurement"]), (0, &case["expected"]), "{}", case["name"]);
         assert_eq!(value["tee"], tee(case));
+    }
+}
+
+#[test]
+fn a_range_of_cpus_has_one_value_for_each_number() {
+    let Some(folder) = vectors("measure") else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let rom = folder.join("ovmf_AmdSev_suffix.bin");
+    let measure = |tee: &str, more: &[&str]| {
+        run(&[&["measure", tee, "--json", "--firmware", rom.to_str().unwrap()][..], more].concat())
+    };
+    for tee in ["snp", "sev-es"] {
+        let (code, values) = measure(tee, &["--cpus", "3-5"]);
+        assert_eq!((code, values.as_array().unwrap().len()), (0, 3), "{tee}");
+        for (cpus, value) in ["3", "4", "5"].iter().zip(values.as_array().unwrap()) {
+            assert_eq!(*value, measure(tee, &["--cpus", cpus]).1, "{tee} with {cpus} CPUs");
+        }
+        assert_eq!(measure(tee, &["--cpus", "2-2"]).1.as_array().unwrap().len(), 1, "{tee}");
+        assert_eq!(measure(tee, &["--cpus", "5-3"]).0, 2, "{tee}");
+    }
+    let (corim, transcript) = (temporary.path().join("corim"), temporary.path().join("transcript"));
+    assert_eq!(measure("snp", &["--cpus", "1-2", "--corim", corim.to_str().unwrap()]).0, 0);
+    assert!(corim.exists());
+    assert_eq!(measure("snp", &["--cpus", "1-2", "--transcript", transcript.to_str().unwrap()]).0, 2);
+    assert!(!transcript.exists());
+}
+
+#[test]
+fn what_a_tee_does_not_measure_cannot_be_given() {
+    let Some(folder) = vectors("measure") else { return };
+    let rom = folder.join("ovmf_AmdSev_suffix.bin");
+    for (tee, option, value, accepted) in [
+        ("sev", "--cpus", "2", false),
+        ("sev", "--vmm", "ec2", false),
+        ("sev", "--cpu-sig", "a00f11", false),
+        ("sev", "--guest-features", "1", false),
+        ("sev-es", "--guest-features", "20", false),
+        ("sev-es", "--transcript", "/nonexistent", false),
+        ("sev-es", "--cpus", "2", true),
+        ("sev-es", "--cpu-sig", "a00f11", true),
+    ] {
+        let (code, _) = run(&["measure", tee, "--firmware", rom.to_str().unwrap(), option, value]);
+        assert_eq!(code == 0, accepted, "{tee} {option}");
     }
 }
 

@@ -2,11 +2,12 @@
 //! that it stands on, and beside sev-snp-measure, both as programs and as libraries.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Figure;
@@ -14,15 +15,19 @@ use crate::apt::{self, Apt};
 use crate::{command, firmware, measurement, paths, progress};
 
 const ROM_BYTES: usize = 4 << 20;
+const PAGE_BYTES: usize = 4096;
 const ROUNDS: usize = 10;
 
-/// Debian's package of OVMF, and where its image with SEV metadata is in it.
+/// Debian's package of OVMF, and where in it the image of 4 MiB with SEV metadata is.
 const OVMF_PACKAGE: &str = "ovmf";
-const OVMF_FILES: [&str; 2] = ["usr/share/ovmf/OVMF.amdsev.fd", "usr/share/ovmf/OVMF.fd"];
+const OVMF_FILE: &str = "usr/share/ovmf/OVMF.fd";
+
+/// Reference values are made for every size of guest that a fleet has.
+const MOST_CPUS: u32 = 64;
 
 /// Runs the benchmark.
 pub fn run() -> Result<Vec<Figure>> {
-    let roms = [("padded", padded_rom()?), ("OVMF", ovmf()?)];
+    let roms = [("no padding", dense_rom()?), ("OVMF", ovmf()?)];
     let ours = ours(&roms)?;
     let get = |name: &str| ours.get(name).copied().with_context(|| format!("no figure {name:?}"));
     let rate = |figure: &str, value: f64, peer: &'static str, peer_value: f64| Figure {
@@ -49,13 +54,25 @@ pub fn run() -> Result<Vec<Figure>> {
     ];
     for (name, rom) in &roms {
         let what = format!("launch digest of {} KiB ({name})", std::fs::metadata(rom)?.len() >> 10);
-        let digest = get(&format!("launch digest {name}"))?;
-        let (their_digest, their_program) = sev_snp_measure(rom)?;
-        figures.push(rate(&format!("{what}, in one process"), digest, "sev-snp-measure", their_digest));
-        let limit = get(&format!("hash {name}"))?;
-        figures.push(rate(&format!("{what}, in one process"), digest, "SHA-384 on all processors", limit));
-        let program = cloister_attest(rom)?;
-        figures.push(rate(&format!("{what}, a process each"), program, "sev-snp-measure", their_program));
+        let (digest, digests) =
+            (get(&format!("launch digest {name}"))?, get(&format!("launch digests {name}"))?);
+        let (chain, hash) = (get(&format!("chain {name}"))?, get(&format!("hash {name}"))?);
+        let (theirs, their_program) = (sev_snp_measure(rom)?, sev_snp_measure_runs(rom, 1..=1)?);
+        let program = cloister_attest(rom, "1")?;
+        let each = format!("{what}, each of 1 to {MOST_CPUS} CPUs");
+        let (program_each, theirs_each) =
+            (cloister_attest(rom, &format!("1-{MOST_CPUS}"))?, sev_snp_measure_runs(rom, 1..=MOST_CPUS)?);
+        for (figure, ours, peer, theirs) in [
+            (format!("{what}, in one process"), digest, "sev-snp-measure", theirs.digest),
+            (format!("{what}, in one process"), digest, "SHA-384 on all processors", hash),
+            (format!("{what}, in one process"), digest, "its chain of pages alone", chain),
+            (format!("{what}, a process each"), program, "sev-snp-measure", their_program),
+            (format!("{what}, a call beside a run"), digest, "sev-snp-measure", their_program),
+            (format!("{each}, in one process"), digests, "sev-snp-measure, hash known", theirs.digests),
+            (format!("{each}, as programs"), program_each, "sev-snp-measure", theirs_each),
+        ] {
+            figures.push(rate(&figure, ours, peer, theirs));
+        }
     }
     for (name, backend, peer, theirs) in [
         ("pure Rust", "RustCrypto", "dcap-qvl, RustCrypto", "rust"),
@@ -78,42 +95,39 @@ pub fn run() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Our ROM with as much before it as makes 4 MiB: its metadata counts from the end.
-fn padded_rom() -> Result<PathBuf> {
+/// Our ROM with as much before it as makes 4 MiB, no two pages alike: its metadata counts from the end.
+fn dense_rom() -> Result<PathBuf> {
     let rom = std::fs::read(firmware::build()?)?;
-    let mut padded: Vec<u8> = (0..ROM_BYTES.saturating_sub(rom.len())).map(|at| (at / 3) as u8).collect();
-    padded.extend(rom);
+    let before = ROM_BYTES.saturating_sub(rom.len());
+    let mut dense: Vec<u8> = (0..before).map(|at| (at / 3 + at / PAGE_BYTES) as u8).collect();
+    dense.extend(rom);
     let path = paths::target().join("bench-rom.bin");
-    std::fs::write(&path, padded)?;
+    std::fs::write(&path, dense)?;
     Ok(path)
 }
 
-/// A firmware image as distributions ship it: the machine's own, or that of the package.
+/// A firmware image as a distribution ships it.
 fn ovmf() -> Result<PathBuf> {
     let unpacked = paths::cache().join("ovmf");
-    let found = || {
-        let roots = [Path::new("/"), &unpacked];
-        let files = OVMF_FILES.iter().flat_map(|file| roots.map(|root| root.join(file)));
-        files.into_iter().find(|path| path.is_file())
-    };
-    if let Some(path) = found() {
-        return Ok(path);
-    }
-    let _step = progress::step("fetching OVMF (once)");
-    std::fs::create_dir_all(&unpacked)?;
-    let (apt, _) = Apt::find(&["bookworm", "trixie"], |apt| apt.candidate(OVMF_PACKAGE))?;
-    apt.download(&[OVMF_PACKAGE], &unpacked)?;
-    for file in std::fs::read_dir(&unpacked)?.filter_map(|entry| Some(entry.ok()?.path())) {
-        if file.extension().is_some_and(|extension| extension == "deb") {
-            apt::unpack(&file, &unpacked)?;
+    let image = unpacked.join(OVMF_FILE);
+    if !image.is_file() {
+        let _step = progress::step("fetching OVMF (once)");
+        std::fs::create_dir_all(&unpacked)?;
+        let (apt, _) = Apt::find(&["trixie"], |apt| apt.candidate(OVMF_PACKAGE))?;
+        apt.download(&[OVMF_PACKAGE], &unpacked)?;
+        for file in std::fs::read_dir(&unpacked)?.filter_map(|entry| Some(entry.ok()?.path())) {
+            if file.extension().is_some_and(|extension| extension == "deb") {
+                apt::unpack(&file, &unpacked)?;
+            }
         }
     }
-    found().with_context(|| format!("the package {OVMF_PACKAGE} has none of {}", OVMF_FILES.join(", ")))
+    ensure!(image.is_file(), "the package {OVMF_PACKAGE} has no {OVMF_FILE}");
+    Ok(image)
 }
 
 /// What the library's own benchmarks print, by name.
 fn ours(roms: &[(&str, PathBuf); 2]) -> Result<BTreeMap<String, f64>> {
-    let [(_, padded), (_, ovmf)] = roms;
+    let [(_, dense), (_, ovmf)] = roms;
     let _step = progress::step("attestation, our figures and those of peers that are crates");
     let mut cargo = command::cargo();
     cargo.args([
@@ -128,7 +142,7 @@ fn ours(roms: &[(&str, PathBuf); 2]) -> Result<BTreeMap<String, f64>> {
         "--bench",
         "tdx",
     ]);
-    let text = command::output(cargo.env("CLOISTER_BENCH_ROM", padded).env("CLOISTER_BENCH_OVMF", ovmf))?;
+    let text = command::output(cargo.env("CLOISTER_BENCH_ROM", dense).env("CLOISTER_BENCH_OVMF", ovmf))?;
     let figure = |line: &str| -> Option<(String, f64)> {
         let line: Value = serde_json::from_str(line).ok()?;
         Some((line["name"].as_str()?.to_owned(), line["value"].as_f64()?))
@@ -147,70 +161,81 @@ fn openssl_p384() -> Result<f64> {
     line.rsplit(':').next().unwrap_or_default().trim().parse().context("openssl speed")
 }
 
-/// What sev-snp-measure does in a second: as a library in one interpreter that has imported everything and made one digest, and
-/// as the program that it is, interpreter and imports included.
-fn sev_snp_measure(rom: &Path) -> Result<(f64, f64)> {
+/// What sev-snp-measure does in a second, as a library in one interpreter that has imported everything.
+struct Theirs {
+    digest: f64,
+    /// For 1 to [`MOST_CPUS`] processors, with its own way not to hash the firmware again.
+    digests: f64,
+}
+
+fn sev_snp_measure(rom: &Path) -> Result<Theirs> {
     const LOOP: &str = "import sys, time\n\
         from sevsnpmeasure import guest\n\
         from sevsnpmeasure.sev_mode import SevMode\n\
-        def digest():\n\
-        \x20   return guest.calc_launch_digest(SevMode.SEV_SNP, 1, 0xa10f11, sys.argv[1], None, None, None, 0x1)\n\
-        digest()\n\
-        best = 0\n\
-        for _ in range(3):\n\
-        \x20   start, count = time.perf_counter(), 0\n\
-        \x20   while time.perf_counter() - start < 0.4:\n\
-        \x20       digest()\n\
-        \x20       count += 1\n\
-        \x20   best = max(best, count / (time.perf_counter() - start))\n\
-        print(best)\n";
-    let tool = measurement::witness()?;
-    let _step = progress::step("sev-snp-measure");
-    let python = tool.with_file_name("python3");
-    let library = command::output(Command::new(python).args(["-c", LOOP]).arg(rom))?;
-    let arguments = [
-        "--mode",
-        "snp",
-        "--vmm-type",
-        "QEMU",
-        "--vcpus",
-        "1",
-        "--vcpu-sig",
-        "0xa10f11",
-        "--guest-features",
-        "0x1",
-    ];
-    let program = runs(&tool, &arguments, "--ovmf", rom)?;
-    Ok((library.trim().parse().context("sev-snp-measure's rate")?, program))
+        rom, most = sys.argv[1], int(sys.argv[2])\n\
+        def digest(cpus=1, **known):\n\
+        \x20   return guest.calc_launch_digest(SevMode.SEV_SNP, cpus, 0xa10f11, rom, None, None, None, 0x1, **known)\n\
+        def digests():\n\
+        \x20   known = guest.calc_snp_ovmf_hash(rom).hex()\n\
+        \x20   return [digest(cpus, snp_ovmf_hash_str=known) for cpus in range(1, most + 1)]\n\
+        for work in digest, digests:\n\
+        \x20   work()\n\
+        \x20   best = 0\n\
+        \x20   for _ in range(3):\n\
+        \x20       start, count = time.perf_counter(), 0\n\
+        \x20       while time.perf_counter() - start < 0.4:\n\
+        \x20           work()\n\
+        \x20           count += 1\n\
+        \x20       best = max(best, count / (time.perf_counter() - start))\n\
+        \x20   print(best)\n";
+    let python = measurement::witness()?.with_file_name("python3");
+    let _step = progress::step("sev-snp-measure, as a library");
+    let mut program = Command::new(python);
+    let text = command::output(program.args(["-c", LOOP]).arg(rom).arg(MOST_CPUS.to_string()))?;
+    let mut rates = text.lines().map(str::parse);
+    let mut next = || rates.next().context("no rate")?.context("no number");
+    let mut theirs = || anyhow::Ok(Theirs { digest: next()?, digests: next()? });
+    theirs().context("sev-snp-measure's rates")
 }
 
-/// Our program, for the same launch.
-fn cloister_attest(rom: &Path) -> Result<f64> {
+/// How often it runs for all these numbers of processors in a second, once for each, interpreter and imports included.
+fn sev_snp_measure_runs(rom: &Path, cpus: RangeInclusive<u32>) -> Result<f64> {
+    const LAUNCH: [&str; 8] =
+        ["--mode", "snp", "--vmm-type", "QEMU", "--vcpu-sig", "0xa10f11", "--guest-features", "0x1"];
+    let tool = measurement::witness()?;
+    let _step = progress::step("sev-snp-measure, as a program");
+    let rounds = if cpus.start() == cpus.end() { ROUNDS } else { 1 };
+    best_rate(rounds, || {
+        for cpus in cpus.clone() {
+            let mut program = Command::new(&tool);
+            command::output(
+                program.args(LAUNCH).args(["--vcpus", &cpus.to_string()]).arg("--ovmf").arg(rom),
+            )?;
+        }
+        Ok(())
+    })
+}
+
+/// How often our program runs in a second, for the same launches.
+fn cloister_attest(rom: &Path, cpus: &str) -> Result<f64> {
+    const LAUNCH: [&str; 8] =
+        ["measure", "snp", "--vmm", "qemu", "--cpu-sig", "0xa10f11", "--guest-features", "0x1"];
     let _step = progress::step("cloister-attest");
     command::run(command::cargo().args(["build", "--quiet", "--release", "-p", "cloister-attest"]))?;
     let tool = paths::target().join("release/cloister-attest");
-    let arguments = [
-        "measure",
-        "snp",
-        "--vmm",
-        "qemu",
-        "--cpus",
-        "1",
-        "--cpu-sig",
-        "0xa10f11",
-        "--guest-features",
-        "0x1",
-    ];
-    runs(&tool, &arguments, "--firmware", rom)
+    best_rate(ROUNDS, || {
+        let mut program = Command::new(&tool);
+        command::output(program.args(LAUNCH).args(["--cpus", cpus]).arg("--firmware").arg(rom))?;
+        Ok(())
+    })
 }
 
-/// How often a program runs in a second, at best.
-fn runs(tool: &Path, arguments: &[&str], firmware: &str, rom: &Path) -> Result<f64> {
+/// How often something is done in a second, at best.
+fn best_rate(rounds: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut best = f64::MAX;
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         let start = Instant::now();
-        let mut program = Command::new(tool);
-        command::output(program.args(arguments).arg(firmware).arg(rom))?;
+        work()?;
         best = best.min(start.elapsed().as_secs_f64());
     }
     Ok(1.0 / best)

@@ -2,12 +2,12 @@
 
 use anyhow::Context;
 use cloister_attestation::measure::KernelHashes;
+use cloister_attestation::measure::snp::LaunchTranscript;
 use cloister_attestation::measure::snp::explain::{Alternative, Explanation, Question, explain as answer};
-use cloister_attestation::measure::snp::{LaunchPlan, LaunchTranscript, Rom};
 use cloister_attestation::snp::Report;
 
 use super::{Args, check_question, mistakes, transcript};
-use crate::measure::{Guest, KernelFiles, inputs};
+use crate::measure::{Kernel, KernelFiles};
 use crate::read;
 
 pub fn explain(args: &Args) -> anyhow::Result<Explanation> {
@@ -24,21 +24,20 @@ pub fn explain(args: &Args) -> anyhow::Result<Explanation> {
         let question = Question { transcript: transcript.as_ref(), measurement, ..Question::default() };
         return Ok(answer(&question, None));
     };
-    let firmware = read(path)?;
-    let rom = Rom::parse(&firmware).with_context(|| format!("{} is unusable", path.display()))?;
-    let inputs = inputs(&args.launch, &rom)?;
-    let plan = LaunchPlan::new(&inputs).context("this launch cannot be measured")?;
-    let question = Question {
-        transcript: transcript.as_ref(),
-        measurement,
-        inputs: Some(&inputs),
-        alternatives: &alternatives(&args.launch.guest)?,
-    };
-    Ok(answer(&question, Some(&LaunchTranscript::new(&inputs, &plan, None))))
+    args.launch.guest.cpus.only()?;
+    args.launch.plan(path, |inputs, plan| {
+        let question = Question {
+            transcript: transcript.as_ref(),
+            measurement,
+            inputs: Some(inputs),
+            alternatives: &alternatives(&args.launch.guest.kernel)?,
+        };
+        Ok(answer(&question, Some(&LaunchTranscript::new(inputs, plan, None))))
+    })
 }
 
-fn alternatives(guest: &Guest) -> anyhow::Result<Vec<Alternative>> {
-    let KernelFiles { kernel: Some(kernel), initrd, cmdline } = guest.read()? else { return Ok(Vec::new()) };
+fn alternatives(args: &Kernel) -> anyhow::Result<Vec<Alternative>> {
+    let KernelFiles { kernel: Some(kernel), initrd, cmdline } = args.read()? else { return Ok(Vec::new()) };
     let right = KernelHashes::of(&kernel, initrd.as_deref(), cmdline);
     let empty = KernelHashes::of(&[], None, "");
     let no_kernel =

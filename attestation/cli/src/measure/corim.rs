@@ -10,7 +10,7 @@ use crate::read_key;
 #[derive(Debug, clap::Args)]
 #[group(id = "corim_options")]
 pub struct Args {
-    /// Write the reference value as CoRIM (CBOR) here
+    /// Write the reference values as CoRIM (CBOR) here
     #[arg(long, value_name = "FILE")]
     corim: Option<PathBuf>,
     /// Sign the CoRIM with this key: PEM, P-256 or P-384
@@ -21,18 +21,12 @@ pub struct Args {
     signer: String,
 }
 
-impl Args {
-    pub fn is_given(&self) -> bool {
-        self.corim.is_some()
-    }
-}
-
-/// Writes the CoRIM if one is asked for; only then is `reference` computed.
-pub fn write(args: &Args, reference: impl FnOnce() -> Reference) -> anyhow::Result<()> {
+/// Writes the CoRIM if one is asked for; only then are `references` computed.
+pub fn write(args: &Args, references: impl FnOnce() -> Vec<Reference>) -> anyhow::Result<()> {
     let Some(path) = &args.corim else { return Ok(()) };
     let bytes = match &args.sign_key {
-        Some(key) => signed_corim(&reference(), &read_key(key)?, &args.signer)?,
-        None => corim(&reference())?,
+        Some(key) => signed_corim(&references(), &read_key(key)?, &args.signer)?,
+        None => corim(&references())?,
     };
     std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -73,8 +73,8 @@ impl<'a> Files<'a> {
         let ram = ram_ranges(td.memory).into_iter().filter(|range| !range.is_empty());
         Ok(Self {
             guest,
-            kernel: guest.read()?,
-            acpi: td.acpi.as_deref().map_or_else(|| acpi_tables(guest.cpus), read)?,
+            kernel: guest.kernel.read()?,
+            acpi: td.acpi.as_deref().map_or_else(|| acpi_tables(guest.cpus.only()?), read)?,
             ram: ram.map(|range| MemoryRange { gpa: range.start, len: range.end - range.start }).collect(),
             order: td.page_order.into(),
         })
@@ -83,7 +83,7 @@ impl<'a> Files<'a> {
     /// What the firmware will measure of them.
     pub fn inputs(&self) -> RtmrInputs<'_> {
         RtmrInputs {
-            cpus: self.guest.cpus,
+            cpus: self.guest.cpus.most(),
             ram: &self.ram,
             acpi: Some(&self.acpi),
             kernel: self.kernel.kernel.as_deref(),
@@ -101,9 +101,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let files = Files::read(&args.guest, &args.td)?;
     let (inputs, order) = (files.inputs(), files.order);
     args.results.write(
+        args.guest.cpus,
         || LaunchTranscript::new(&tdvf, &plan, order),
-        || Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs()),
-        &ReferenceValue::new(&tdvf, &plan, order, &inputs),
+        || vec![Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs())],
+        &[ReferenceValue::new(&tdvf, &plan, order, &inputs)],
     )
 }
 

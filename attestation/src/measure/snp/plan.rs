@@ -84,6 +84,18 @@ pub struct LaunchInputs<'a> {
     pub flavour: VmmFlavour,
 }
 
+impl LaunchInputs<'_> {
+    /// The VMSA of the boot processor.
+    pub(super) fn bsp(&self) -> Vmsa {
+        Vmsa::at_reset(self.flavour, Vmsa::RESET_VECTOR, self.cpu, self.sev_features)
+    }
+
+    /// The VMSA of each other processor, if the firmware says where these start.
+    pub(super) fn ap(&self) -> Option<Vmsa> {
+        Some(Vmsa::at_reset(self.flavour, self.rom.ap_reset_eip()?, self.cpu, self.sev_features))
+    }
+}
+
 /// Why no plan can be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -179,7 +191,6 @@ impl<'a> LaunchPlan<'a> {
     }
 
     /// The chain after the page commands.
-    #[cfg(feature = "std")]
     pub(super) fn chain_before_vmsas(&self) -> DigestChain {
         let mut chain = DigestChain::default();
         self.commands.iter().for_each(|command| drop(command.extend(&mut chain)));
@@ -189,6 +200,27 @@ impl<'a> LaunchPlan<'a> {
     /// The launch digest.
     pub fn digest(&self) -> LaunchDigest {
         self.walk(|_| ())
+    }
+
+    /// The launch digests of this launch with one vCPU, with two, and so on up to all: the VMSAs are the end of the chain.
+    pub fn digests(&self) -> Vec<LaunchDigest> {
+        let mut chain = self.chain_before_vmsas();
+        let mut digests = Vec::new();
+        for (_, contents) in self.vmsas_with_digests() {
+            chain.page_with_digest(PageType::Vmsa, Vmsa::GPA, contents);
+            digests.push(chain.value());
+        }
+        digests
+    }
+
+    /// The VMSAs, each with [`DigestChain::contents`] of it. Those of application processors are all the same.
+    fn vmsas_with_digests(&self) -> impl Iterator<Item = (&Vmsa, [u8; 48])> {
+        self.vmsas.iter().scan(None, |previous: &mut Option<(&Vmsa, [u8; 48])>, vmsa| {
+            let same = previous.filter(|(previous, _)| previous.as_page() == vmsa.as_page());
+            let digest = same.map_or_else(|| DigestChain::contents(vmsa.as_page()), |(_, digest)| digest);
+            *previous = Some((vmsa, digest));
+            *previous
+        })
     }
 
     /// Calls `step` for each command and VMSA, in order; returns the launch digest.
@@ -203,10 +235,10 @@ impl<'a> LaunchPlan<'a> {
             };
             step(MeasuredRange { gpa, len, page_type, contents, page_digests, digest: chain.value() });
         }
-        for vmsa in &self.vmsas {
+        for (vmsa, digest) in self.vmsas_with_digests() {
             let (gpa, len, page_type) = (Vmsa::GPA, PAGE_SIZE as u64, PageType::Vmsa);
-            let (contents, page_digests) =
-                (Some(vmsa.as_page()), &chain.pages(page_type, gpa, vmsa.as_page())[..]);
+            chain.page_with_digest(page_type, gpa, digest);
+            let (contents, page_digests) = (Some(vmsa.as_page()), &[digest][..]);
             step(MeasuredRange { gpa, len, page_type, contents, page_digests, digest: chain.value() });
         }
         chain.value()
@@ -260,12 +292,10 @@ fn command<'a>(inputs: &LaunchInputs<'a>, section: &Section) -> Result<PageComma
 }
 
 fn vmsas(inputs: &LaunchInputs<'_>) -> Result<Vec<Vmsa>, PlanError> {
-    let vmsa = |eip| Vmsa::at_reset(inputs.flavour, eip, inputs.cpu, inputs.sev_features);
     let others = inputs.vcpus.checked_sub(1).ok_or(PlanError::NoVcpus)?;
-    let mut vmsas = Vec::new();
-    vmsas.push(vmsa(Vmsa::RESET_VECTOR));
+    let mut vmsas = Vec::from([inputs.bsp()]);
     if others > 0 {
-        let ap = vmsa(inputs.rom.ap_reset_eip().ok_or(PlanError::NoResetBlock)?);
+        let ap = inputs.ap().ok_or(PlanError::NoResetBlock)?;
         vmsas.extend((0..others).map(|_| ap.clone()));
     }
     Ok(vmsas)
@@ -304,6 +334,22 @@ mod tests {
         ];
         assert_eq!(plan(&sections, true, 1).unwrap(), expected);
         assert_eq!(plan(&sections, false, 1).unwrap()[1].2, PageType::Zero);
+    }
+
+    #[test]
+    fn each_number_of_vcpus_has_the_digest_of_its_own_launch() {
+        let bytes = rom_with(&[[0x2000, 0x1000, 2]]);
+        let rom = Rom::parse(&bytes).unwrap();
+        let launch = |vcpus| {
+            let cpu = VcpuModel(0xa00f11);
+            let flavour = VmmFlavour::Gce;
+            LaunchPlan::new(&LaunchInputs { rom: &rom, kernel: None, vcpus, cpu, sev_features: 1, flavour })
+        };
+        let digests = launch(5).unwrap().digests();
+        assert_eq!(digests.len(), 5);
+        for (vcpus, digest) in (1..).zip(digests) {
+            assert_eq!(launch(vcpus).unwrap().digest(), digest, "{vcpus} vCPUs");
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha384};
 
 use super::plan::{LaunchInputs, LaunchPlan, MeasuredRange, PageType};
-use crate::measure::{hex_string, parallel};
+use super::rom::Rom;
+use crate::measure::{KernelHashes, hex_string, parallel};
 
 /// SHA-256 of what the launch was made from, in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,11 +29,15 @@ pub struct InputDigests {
 }
 
 impl InputDigests {
-    /// Those of `inputs`. Where there is a kernel there are an initrd and a command line, be they empty.
+    /// Those of `inputs`.
     pub fn new(inputs: &LaunchInputs<'_>) -> Self {
-        let kernel = inputs.kernel.as_ref();
+        Self::of(inputs.rom, inputs.kernel.as_ref())
+    }
+
+    /// Those of a ROM and what it loads. Where there is a kernel there are an initrd and a command line, be they empty.
+    pub fn of(rom: &Rom<'_>, kernel: Option<&KernelHashes>) -> Self {
         Self {
-            firmware: hex_string(&Sha256::digest(inputs.rom.bytes())),
+            firmware: hex_string(&Sha256::digest(rom.bytes())),
             kernel: kernel.map(|hashes| hex_string(&hashes.kernel)),
             initrd: kernel.map(|hashes| hex_string(&hashes.initrd)),
             cmdline: kernel.map(|hashes| hex_string(&hashes.cmdline)),
@@ -74,22 +79,23 @@ pub struct ReferenceValue {
 }
 
 impl ReferenceValue {
-    /// The value for `plan`, which was made from `inputs`.
-    pub fn new(inputs: &LaunchInputs<'_>, plan: &LaunchPlan<'_>) -> Self {
+    /// The values for `plan`, which was made from `inputs`, with one vCPU, with two, and so on up to all.
+    pub fn by_vcpus(inputs: &LaunchInputs<'_>, plan: &LaunchPlan<'_>) -> Vec<Self> {
         // Each takes its time over the whole firmware.
-        let (digests, measurement) =
-            parallel::both(|| InputDigests::new(inputs), || plan.digest().to_string());
-        Self {
+        let (input_digests, launch_digests) = parallel::both(|| InputDigests::new(inputs), || plan.digests());
+        let pages_of_others = plan.pages().saturating_sub(u64::from(inputs.vcpus));
+        let value = |(vcpus, digest): (u32, super::LaunchDigest)| Self {
             version: 1,
             tee: "snp".to_owned(),
-            measurement,
+            measurement: digest.to_string(),
             vmm: inputs.flavour.name().to_owned(),
-            cpus: inputs.vcpus,
+            cpus: vcpus,
             cpu_sig: format!("{:#x}", inputs.cpu.0),
             guest_features: format!("{:#x}", inputs.sev_features),
-            pages: plan.pages(),
-            inputs: digests,
-        }
+            pages: pages_of_others.saturating_add(vcpus.into()),
+            inputs: input_digests.clone(),
+        };
+        (1..).zip(launch_digests).map(value).collect()
     }
 }
 

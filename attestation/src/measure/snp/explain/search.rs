@@ -51,16 +51,15 @@ fn search_vcpus(
     let mut found = Vec::new();
     let Ok(plan) = LaunchPlan::new(&LaunchInputs { vcpus: 1, ..varied.clone() }) else { return found };
     let before = plan.chain_before_vmsas();
-    let ap_eip = varied.rom.ap_reset_eip();
     for cpu in cpus(inputs.cpu) {
         for features in core::iter::once(inputs.sev_features).chain(SEV_FEATURES.iter().copied()) {
-            let vmsa = |eip| Vmsa::at_reset(varied.flavour, eip, cpu, features);
+            let varied = LaunchInputs { cpu, sev_features: features, ..varied.clone() };
             let mut chain = before.clone();
-            chain.page(PageType::Vmsa, Vmsa::GPA, Some(vmsa(Vmsa::RESET_VECTOR).as_page()));
-            let ap = ap_eip.map(|eip| DigestChain::contents(vmsa(eip).as_page()));
+            chain.page(PageType::Vmsa, Vmsa::GPA, Some(varied.bsp().as_page()));
+            let ap = varied.ap().map(|vmsa| DigestChain::contents(vmsa.as_page()));
             for vcpus in 1..=MAX_VCPUS {
                 if chain.value().0 == *digest {
-                    let launch = LaunchInputs { cpu, sev_features: features, vcpus, ..varied.clone() };
+                    let launch = LaunchInputs { vcpus, ..varied.clone() };
                     let description = describe(inputs, &launch, kernel);
                     if !found.contains(&description) {
                         found.push(description);
