@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::Figure;
 use crate::apt::{self, Apt};
-use crate::{command, firmware, measurement, paths, progress};
+use crate::{command, firmware, measurement, paths, progress, qemu};
 
 const ROM_BYTES: usize = 4 << 20;
 const PAGE_BYTES: usize = 4096;
@@ -108,12 +108,12 @@ fn dense_rom() -> Result<PathBuf> {
 
 /// A firmware image as a distribution ships it.
 fn ovmf() -> Result<PathBuf> {
-    let unpacked = paths::cache().join("ovmf");
+    let unpacked = paths::cache().join("ovmf-4m");
     let image = unpacked.join(OVMF_FILE);
     if !image.is_file() {
         let _step = progress::step("fetching OVMF (once)");
         std::fs::create_dir_all(&unpacked)?;
-        let (apt, _) = Apt::find(&["trixie"], |apt| apt.candidate(OVMF_PACKAGE))?;
+        let (apt, _) = Apt::find(&qemu::SUITES, |apt| apt.candidate(OVMF_PACKAGE))?;
         apt.download(&[OVMF_PACKAGE], &unpacked)?;
         for file in std::fs::read_dir(&unpacked)?.filter_map(|entry| Some(entry.ok()?.path())) {
             if file.extension().is_some_and(|extension| extension == "deb") {
@@ -121,7 +121,14 @@ fn ovmf() -> Result<PathBuf> {
             }
         }
     }
-    ensure!(image.is_file(), "the package {OVMF_PACKAGE} has no {OVMF_FILE}");
+    let bytes = std::fs::metadata(&image)
+        .with_context(|| format!("the package {OVMF_PACKAGE} has no {OVMF_FILE}"))?;
+    ensure!(
+        bytes.len() == ROM_BYTES as u64,
+        "{} has {} bytes instead of 4 MiB",
+        image.display(),
+        bytes.len()
+    );
     Ok(image)
 }
 
