@@ -11,7 +11,7 @@ use cloister_attestation::tdx::{
 };
 use cloister_attestation::x509::UnixTime;
 use tdx_pki::cases::{ALL, Case, TDX_1_5, TDX_1_5_EX, VERSION_5};
-use tdx_pki::quote::{TEE_TCB_SVN, usual_events};
+use tdx_pki::quote::{LogEvent, TEE_TCB_SVN, claims_no_more, log, usual_events};
 use tdx_pki::*;
 
 #[test]
@@ -158,9 +158,58 @@ fn an_event_log_tells_what_was_measured_and_marks_what_was_not() {
     let mut scenario = Scenario::new(5, 4);
     scenario.event_log = Some(scenario.quote.measure(&usual_events()));
     let log = scenario.verify().claims.unwrap().event_log.unwrap();
-    assert_eq!(log.kernel_command_line.as_deref(), Some("root=/dev/vda quiet"));
     let measured: Vec<_> = log.events.iter().map(|event| event.data_measured).collect();
-    assert_eq!(measured, [true, true, true, true, false, true]);
+    assert_eq!(measured, [true, true, true, true, false, true, true]);
+    let separators: Vec<_> = log.events.iter().map(|event| event.separator).collect();
+    assert_eq!(separators, [false, true, false, true, false, false, false]);
+    // The text is the measured bytes; that they are a command line is the log's word.
+    let line = &log.events[6];
+    assert_eq!(line.measured_text.as_deref(), Some("root=/dev/vda quiet"));
+    assert_eq!(line.log.label.as_deref(), Some("kernel_cmdline"));
+    let described = &log.events[4];
+    assert_eq!((described.measured_text.as_ref(), described.log.text.as_deref()), (None, Some("a path")));
+}
+
+/// Changes a log where nothing is measured.
+type Relabelling = (&'static str, fn(&mut [LogEvent]));
+
+#[test]
+fn what_is_not_measured_of_an_event_log_changes_no_claim_but_the_logs_own_word() {
+    let changes: [Relabelling; 6] = [
+        ("a command is called the kernel's command line", |events| {
+            events[5].data = b"kernel_cmdline: set quiet=0\0".to_vec();
+        }),
+        ("and the kernel's command line a command", |events| {
+            events[5].data = b"kernel_cmdline: set quiet=0\0".to_vec();
+            events[6].data = b"grub_cmd: root=/dev/vda quiet\0".to_vec();
+        }),
+        ("the kernel's command line is called a module's", |events| {
+            events[6].data = b"module_cmdline: root=/dev/vda quiet\0".to_vec();
+        }),
+        ("the kernel's command line is hidden behind a description", |events| {
+            events[6].data = b"/vmlinuz\0".to_vec();
+        }),
+        ("an action and a separator are called tags", |events| {
+            events[1].kind = 0x6;
+            events[2].kind = 0x6;
+        }),
+        ("a file is described otherwise", |events| events[4].data = b"another path".to_vec()),
+    ];
+    let mut scenario = Scenario::new(5, 4);
+    let mut claims = |change: fn(&mut [LogEvent])| {
+        let mut events = usual_events();
+        scenario.quote.measure(&events);
+        change(&mut events);
+        scenario.event_log = Some(log(&events));
+        let verdict = scenario.verify();
+        assert!(verdict.is_accepted(), "{:?}", verdict.reasons);
+        verdict.claims.unwrap().event_log.unwrap()
+    };
+    let right = claims(|_| ());
+    for (name, change) in changes {
+        let changed = claims(change);
+        assert!(changed != right && claims_no_more(&changed, &right), "{name}: {changed:#?}");
+    }
 }
 
 #[test]

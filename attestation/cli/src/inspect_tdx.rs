@@ -87,9 +87,11 @@ pub fn pck(certificate: &Certificate) -> Option<Value> {
 
 /// What an event log says, and where it leads.
 pub fn event_log(bytes: &[u8]) -> anyhow::Result<Value> {
-    let log = EventLog::parse(bytes)?;
+    let log = EventLog::read(bytes)?;
+    let inconsistencies = log.inconsistencies().iter().map(|found| found.to_string()).collect::<Vec<_>>();
     Ok(json!({
         "kind": "event log (not compared with a quote)",
+        "inconsistencies": inconsistencies,
         "replay": log.replay().map(Hex),
         "log": EventLogClaims::new(&log),
     }))

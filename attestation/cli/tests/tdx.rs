@@ -47,7 +47,7 @@ fn every_row_of_the_vectors_gives_its_verdict() {
         let (code, verdict) = verify(&folder, text("quote"), text("collateral"), text("at_iso"), &[]);
         assert_eq!(codes(&verdict), reasons, "{name}");
         assert_eq!(code, i32::from(!reasons.is_empty()), "{name}");
-        assert_eq!(verdict["claims_version"], 1);
+        assert_eq!(verdict["claims_version"], 2);
         // Status and advisories as an independent verifier found them.
         let claims = &verdict["claims"];
         if claims.is_object() {
@@ -117,9 +117,12 @@ fn an_event_log_is_compared_with_its_quote() {
     };
     let (code, verdict) = cos(&["--ccel", &right]);
     assert_eq!((code, codes(&verdict)), (0, vec![]));
-    let log = &verdict["claims"]["event_log"];
-    assert_eq!(log["events"].as_array().unwrap().len(), 43);
-    assert!(log["kernel_command_line"].as_str().unwrap().starts_with("/syslinux/vmlinuz.A init="));
+    let events = verdict["claims"]["event_log"]["events"].as_array().unwrap();
+    assert_eq!(events.len(), 43);
+    let line = &events[40];
+    assert!(line["measured_text"].as_str().unwrap().starts_with("/syslinux/vmlinuz.A init="));
+    assert_eq!((&line["rtmr"], &line["log"]["label"]), (&2.into(), &"kernel_cmdline".into()));
+    assert_eq!(events.iter().filter(|event| event["separator"] == true).count(), 2);
     assert_eq!(codes(&cos(&["--ccel", &forged]).1), ["event-log-inconsistent"]);
     assert_eq!(codes(&cos(&["--ccel", &table]).1), ["event-log-malformed"]);
     let other = "collateral/b0c06f000000-2025-06.json";
@@ -134,6 +137,31 @@ fn an_event_log_is_compared_with_its_quote() {
     assert_eq!(cos(&["--ccel", &unpadded]).0, 0);
     let shorter = write(temporary.path(), "shorter", &bytes[..18101 - 66 - 40]);
     assert_eq!(codes(&cos(&["--ccel", &shorter]).1), ["event-log-replay"]);
+    // Labels and types are nobody's word: whoever changes them changes nothing that is claimed.
+    let changed = |name: &str, from: &[u8], to: &[u8]| {
+        let bytes = std::fs::read(ccel(name)).unwrap();
+        let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+        write(temporary.path(), "changed", [&bytes[..at], to, &bytes[at + from.len()..]].concat())
+    };
+    let (from, to) = (b"\x15\0\0\0grub_cmd: defaultA=2\0", b"\x1b\0\0\0kernel_cmdline: defaultA=2\0");
+    let relabelled = changed("cos113.ccel.bin", from, to);
+    let (code, verdict) = cos(&["--ccel", &relabelled]);
+    assert_eq!((code, codes(&verdict)), (0, vec![]));
+    let event = &verdict["claims"]["event_log"]["events"][25];
+    assert_eq!(
+        (&event["measured_text"], &event["log"]["label"]),
+        (&"defaultA=2".into(), &"kernel_cmdline".into())
+    );
+    // The second separator of RTMR0, called an action.
+    let separator =
+        |kind: u32| [&1u32.to_le_bytes()[..], &kind.to_le_bytes(), &[1, 0, 0, 0, 0x0c, 0]].concat();
+    let mut bytes = std::fs::read(&forged).unwrap();
+    let places: Vec<_> = (0..bytes.len() - 14).filter(|&at| bytes[at..at + 14] == separator(4)).collect();
+    for &at in &places[1..] {
+        bytes[at..at + 14].copy_from_slice(&separator(0x8000_0007));
+    }
+    let disguised = write(temporary.path(), "disguised", bytes);
+    assert_eq!(codes(&cos(&["--ccel", &disguised]).1), ["event-log-inconsistent"]);
     let required = write(temporary.path(), "required.toml", "event_log = \"required\"\n");
     assert_eq!(codes(&cos(&["--policy", &required]).1), ["event-log-missing"]);
 }

@@ -50,7 +50,7 @@ mod roots;
 mod tcb;
 
 pub use bits::{TdAttributes, Xfam};
-pub use event_log::{Event, EventData, EventLog, EventLogError, RtmrIndex};
+pub use event_log::{Event, EventData, EventLog, EventLogError, Inconsistency, Label, RtmrIndex};
 pub use quote::{BodyType, EnclaveReport, Quote, QuoteError, Td10, Td15, Td15Ex, TdReport};
 
 #[cfg(feature = "verify")]
@@ -58,7 +58,7 @@ pub use self::{
     appraise::appraise,
     authenticate::{Authentic, Evidence, VerifiedPlatform, authenticate},
     chain::PckCa,
-    claims::{Claims, EventClaims, EventLogClaims, ExtendedClaims},
+    claims::{Claims, EventClaims, EventLogClaims, ExtendedClaims, LogWord},
     collateral::{Collateral, Crls},
     documents::{CollateralDocument, CollateralError, QeIdentity, TcbInfo},
     pck::{Pck, PckError, PlatformConfiguration},
