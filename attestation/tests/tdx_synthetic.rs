@@ -5,13 +5,15 @@ mod tdx_pki;
 
 use std::collections::BTreeSet;
 
+use cloister_attestation::ear::{Attested, Flaw};
 use cloister_attestation::signature::Backend;
+use cloister_attestation::snp::BitRule;
 use cloister_attestation::tdx::{
     Collateral, CollateralDocument, Evidence, PckCa, TcbStatus, authenticate, verify,
 };
 use cloister_attestation::x509::UnixTime;
 use tdx_pki::cases::{ALL, Case, TDX_1_5, TDX_1_5_EX, VERSION_5};
-use tdx_pki::quote::{LogEvent, TEE_TCB_SVN, claims_no_more, log, usual_events};
+use tdx_pki::quote::{LogEvent, QE_ISVSVN, TD_ATTRIBUTES, TEE_TCB_SVN, claims_no_more, log, usual_events};
 use tdx_pki::*;
 
 #[test]
@@ -209,6 +211,41 @@ fn what_is_not_measured_of_an_event_log_changes_no_claim_but_the_logs_own_word()
     for (name, change) in changes {
         let changed = claims(change);
         assert!(changed != right && claims_no_more(&changed, &right), "{name}: {changed:#?}");
+    }
+}
+
+#[test]
+fn what_a_policy_puts_up_with_is_known_of_the_claims() {
+    type Row = (&'static str, fn(&mut Scenario), &'static [Flaw]);
+    let rows: [Row; 8] = [
+        ("nothing", |_| (), &[]),
+        ("debug", |s| s.quote.set(TD_ATTRIBUTES, &[1]), &[Flaw::HostMayLook]),
+        ("HGS+ profiling", |s| s.quote.set(TD_ATTRIBUTES, &[0x10]), &[Flaw::HostMayLook]),
+        ("profiling", |s| s.quote.set(TD_ATTRIBUTES, &[0x60]), &[Flaw::HostMayLook]),
+        ("migratable", |s| s.quote.set(TD_ATTRIBUTES + 3, &[0x30]), &[Flaw::MayBeMoved]),
+        ("an unknown bit", |s| s.quote.set(TD_ATTRIBUTES + 5, &[1]), &[Flaw::UnknownBit]),
+        ("no SEPT_VE_DISABLE", |s| s.quote.set(TD_ATTRIBUTES + 3, &[0]), &[Flaw::HostMayInterfere]),
+        ("out of date", |s| s.quote.qe(QE_ISVSVN, &[3]), &[Flaw::TcbFlawed]),
+    ];
+    for (name, change, flaws) in rows {
+        let mut scenario = Scenario::new(5, 3);
+        let rules = &mut scenario.policy.td_attributes;
+        for rule in [
+            &mut rules.debug,
+            &mut rules.hgs_plus_prof,
+            &mut rules.perf_prof,
+            &mut rules.pmt_prof,
+            &mut rules.migratable,
+            &mut rules.unknown,
+            &mut rules.sept_ve_disable,
+        ] {
+            *rule = BitRule::Allowed;
+        }
+        scenario.policy.tcb.accepted.push(TcbStatus::OutOfDate);
+        change(&mut scenario);
+        let verdict = scenario.verify();
+        assert!(verdict.is_accepted(), "{name}: {:?}", verdict.reasons);
+        assert_eq!(verdict.claims.unwrap().flaws(), flaws, "{name}");
     }
 }
 

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use cloister_attestation::ear::{EarContext, ear_jwt};
+use cloister_attestation::ear::{Attested, EarContext, ear_jwt};
 use cloister_attestation::verdict::Verdict;
 use cloister_attestation::x509::UnixTime;
-use serde::Serialize;
 
 use crate::read_key;
 
@@ -22,7 +21,7 @@ pub struct Args {
 }
 
 /// Writes the token if one is asked for; it is issued at the time that the evidence was verified at.
-pub fn write<C: Serialize>(args: &Args, verdict: &Verdict<C>, time: UnixTime) -> anyhow::Result<()> {
+pub fn write<C: Attested>(args: &Args, verdict: &Verdict<C>, time: UnixTime) -> anyhow::Result<()> {
     let (Some(path), Some(key)) = (&args.ear, &args.sign_key) else { return Ok(()) };
     let context = EarContext { issued_at: time, expires_at: None, nonce: None, confirmation: None };
     let token = ear_jwt(verdict, &context, &read_key(key)?)?;
