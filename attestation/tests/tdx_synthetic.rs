@@ -12,8 +12,10 @@ use cloister_attestation::tdx::{
     Collateral, CollateralDocument, Evidence, PckCa, TcbStatus, authenticate, verify,
 };
 use cloister_attestation::x509::UnixTime;
-use tdx_pki::cases::{ALL, Case, TDX_1_5, TDX_1_5_EX, VERSION_5};
-use tdx_pki::quote::{LogEvent, QE_ISVSVN, TD_ATTRIBUTES, TEE_TCB_SVN, claims_no_more, log, usual_events};
+use tdx_pki::cases::{ALL, Case, TDX_1_0, TDX_1_5, TDX_1_5_EX, VERSION_5};
+use tdx_pki::quote::{
+    LogEvent, QE_ISVSVN, TD_ATTRIBUTES, TEE_TCB_SVN, TEE_TCB_SVN2, claims_no_more, log, usual_events,
+};
 use tdx_pki::*;
 
 #[test]
@@ -30,6 +32,7 @@ fn right_evidence_is_accepted_with_its_claims() {
         assert_eq!(claims.platform.fmspc.0, FMSPC);
         assert_eq!(claims.platform.platform_instance_id.unwrap().0, [0x66; 16]);
         assert_eq!((claims.platform.pck_ca, claims.platform.pce_svn), (PckCa::Platform, 13));
+        assert_eq!(claims.platform.sgx_svns.0[..8], [3, 3, 2, 2, 4, 1, 0, 5]);
         assert!(claims.platform.configuration.unwrap().smt_enabled);
         assert_eq!(claims.tee_tcb_svn2.is_some(), body > 2);
         assert_eq!(claims.extended.as_ref().map(|ex| ex.td_id.0), (body == 4).then_some([0x1d; 32]));
@@ -47,7 +50,8 @@ fn wrong_evidence_is_refused_for_exactly_its_reason() {
     // The oldest and the newest: what lies between them differs from both in nothing that these cases touch.
     let ends: &[(u16, u16)] = &[KINDS[0], KINDS[3]];
     let kinds = KINDS;
-    let some: [Group<'_>; 3] = [
+    let some: [Group<'_>; 4] = [
+        ("TDX 1.0", TDX_1_0, &kinds[..2]),
         ("version 5", VERSION_5, &kinds[1..]),
         ("TDX 1.5", TDX_1_5, &kinds[2..]),
         ("TDX 1.5ex", TDX_1_5_EX, &kinds[3..]),
@@ -79,8 +83,57 @@ fn wrong_evidence_is_refused_for_exactly_its_reason() {
 }
 
 #[test]
+fn what_keeps_a_platform_from_every_level_is_named() {
+    type Row = (fn(&mut Scenario), &'static str);
+    let rows: [Row; 7] = [
+        (
+            |s| s.sgx(SgxExtension::default().svn(8, 4)),
+            "the platform is below every TCB level of its model; the closest, Revoked of 2026-10-01T00:00:00Z: \
+             SGX component 8 has 4, needs 5",
+        ),
+        (
+            |s| s.sgx(SgxExtension::default().svn(17, 4)),
+            "the platform is below every TCB level of its model; the closest, Revoked of 2026-10-01T00:00:00Z: \
+             PCESVN has 4, needs 5",
+        ),
+        (
+            |s| s.quote.set(TEE_TCB_SVN2, &[6, 1, 0]),
+            "the platform is below every TCB level of its model; the closest, Revoked of 2026-10-01T00:00:00Z: \
+             TEE_TCB_SVN2[2] has 0, needs 1",
+        ),
+        (
+            |s| {
+                s.sgx(SgxExtension::default().svn(8, 4).svn(17, 4));
+                s.quote.set(TEE_TCB_SVN, &[6, 1, 0]);
+            },
+            "the platform is below every TCB level of its model; the closest, Revoked of 2026-10-01T00:00:00Z: \
+             SGX component 8 has 4, needs 5, and 2 more",
+        ),
+        (
+            |s| s.tcb_info.value["tcbLevels"] = serde_json::json!([]),
+            "the TCB info has no TCB levels for platforms",
+        ),
+        (
+            |s| s.quote.set(TEE_TCB_SVN, &[1, 1, 3]),
+            "the TDX module 1.1 is below every TCB level of its major version (TEE_TCB_SVN); the lowest is 2",
+        ),
+        (
+            |s| s.quote.qe(QE_ISVSVN, &[0]),
+            "the quoting enclave's ISVSVN 0 is below every TCB level; the lowest is 1",
+        ),
+    ];
+    for (change, expected) in rows {
+        let mut scenario = Scenario::new(5, 3);
+        change(&mut scenario);
+        let verdict = scenario.verify();
+        let messages: Vec<_> = verdict.reasons.iter().map(|reason| reason.message.as_str()).collect();
+        assert_eq!(messages, [expected]);
+    }
+}
+
+#[test]
 fn there_are_no_two_cases_of_one_name() {
-    let all = ALL.iter().map(|(_, cases)| *cases).chain([VERSION_5, TDX_1_5, TDX_1_5_EX]);
+    let all = ALL.iter().map(|(_, cases)| *cases).chain([VERSION_5, TDX_1_0, TDX_1_5, TDX_1_5_EX]);
     let mut names: Vec<_> = all.flatten().map(|(name, ..)| *name).collect();
     let count = names.len();
     names.sort_unstable();

@@ -75,6 +75,7 @@ pub fn pck(certificate: &Certificate) -> Option<Value> {
             "fmspc": pck.fmspc,
             "pce_id": pck.pce_id,
             "cpu_svn": pck.cpu_svn,
+            "sgx_svns": Hex(pck.svns.sgx),
             "pce_svn": pck.svns.pce,
             "ppid": pck.ppid,
             "sgx_type": pck.sgx_type,

@@ -75,6 +75,16 @@ fn every_row_of_the_vectors_gives_its_verdict() {
 }
 
 #[test]
+fn what_keeps_a_platform_from_every_level_is_named() {
+    let Some(folder) = vectors() else { return };
+    let collateral = "collateral/90c06f000000-2026-02-outdated.json";
+    let (_, verdict) =
+        verify(&folder, "v5-outdated-nolevel.quote.bin", collateral, "2026-03-01T00:00:00Z", &[]);
+    let message = verdict["reasons"][0]["message"].as_str().unwrap();
+    assert!(message.contains(": SGX component 8 has "), "{message}");
+}
+
+#[test]
 fn quotes_hold_for_the_time_of_their_collateral_only() {
     let Some(folder) = vectors() else { return };
     let expected = json(&folder.join("expected.json"));
@@ -196,6 +206,64 @@ fn a_policy_decides_what_is_acceptable() {
         assert_eq!(codes(&verdict), expected, "{quote} {more:?}");
         assert_eq!(code, i32::from(!expected.is_empty()), "{quote} {more:?}");
     }
+}
+
+/// A private key on P-256, made by OpenSSL for this test.
+const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg5d2ejyLh47Gz7rZd
+NC3kSUpJvPN8X5AYtGsCVl/HM6ahRANCAAQjs7p0xoVd4viuRufTyeQHo63HrURB
+C77FwgQzy99FTGhRq7krBRiBMlFJDAWwXsL0s9qDfwYKHj9F+8QKlPUK
+-----END PRIVATE KEY-----
+";
+
+/// The claims of a token, unverified.
+fn token(path: &str) -> Value {
+    use base64::Engine;
+    let text = std::fs::read_to_string(path).unwrap();
+    let payload = text.split('.').nth(1).unwrap();
+    let json = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap();
+    serde_json::from_slice(&json).unwrap()
+}
+
+#[test]
+fn a_token_affirms_nothing_that_a_policy_only_put_up_with() {
+    let Some(folder) = vectors() else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let (key, to) = (write(temporary.path(), "key.pem", KEY), path("token"));
+    let ear = |quote: &str, collateral: &str, at: &str, rules: &str, open: &[&str]| {
+        let (_, verdict) =
+            verify(&folder, quote, collateral, at, &["--policy", &write(temporary.path(), "rules", rules)]);
+        let claims = &verdict["claims"];
+        // Everything pinned to what it is, but for what is left open.
+        let pinned = ["mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrconfigid"].into_iter();
+        let pinned =
+            pinned.filter(|name| !open.contains(name)).map(|name| format!("{name} = [{}]\n", claims[name]));
+        let policy =
+            format!("{}report_data = {}\n{rules}", pinned.collect::<String>(), claims["report_data"]);
+        let policy = write(temporary.path(), "policy.toml", policy);
+        let more = ["--policy", &policy, "--ear", &to, "--sign-key", &key];
+        let (code, verdict) = verify(&folder, quote, collateral, at, &more);
+        assert_eq!(code, 0, "{verdict}");
+        let appraisal = token(&to)["submods"]["cpu0"].clone();
+        let vector = &appraisal["ear_trustworthiness_vector"];
+        let claim = |name: &str| vector[name].as_i64().unwrap();
+        let values = ["executables", "hardware", "runtime-opaque"].map(claim);
+        (appraisal["ear_status"].as_str().unwrap().to_owned(), values)
+    };
+    let found = |status: &str, values| (status.to_owned(), values);
+    let (right, its, at) =
+        ("v5-gotdx.quote.bin", "collateral/90c06f000000-2026-03.json", "2026-03-31T22:20:07Z");
+    assert_eq!(ear(right, its, at, "", &[]), found("affirming", [3, 2, 2]));
+    for open in ["mrtd", "rtmr0", "rtmr1", "rtmr2"] {
+        assert_eq!(ear(right, its, at, "", &[open]), found("warning", [0, 2, 2]), "{open}");
+    }
+    assert_eq!(ear(right, its, at, "", &["rtmr3", "mrconfigid"]), found("affirming", [3, 2, 2]));
+    let (debug, rules) = ("v4-debug.quote.bin", "[td_attributes]\ndebug = \"allowed\"\n");
+    let old = "collateral/50806f000000-2023-06.json";
+    assert_eq!(ear(debug, old, "2023-06-28T08:03:58Z", rules, &[]), found("warning", [3, 2, 32]));
+    let (update, rules) = ("v5-tdpreserve-update.quote.bin", "[tcb]\naccepted = [\"TDRelaunchAdvised\"]\n");
+    assert_eq!(ear(update, its, at, rules, &[]), found("warning", [3, 32, 2]));
 }
 
 #[test]

@@ -102,6 +102,8 @@ pub struct PlatformClaims {
     pub fmspc: Hex<6>,
     pub pce_id: Hex<2>,
     pub cpu_svn: Hex<16>,
+    /// Of the SGX components, 1 first: what TCB levels are compared with.
+    pub sgx_svns: Hex<16>,
     pub pce_svn: u16,
     pub ppid: Hex<16>,
     pub sgx_type: u8,
@@ -287,6 +289,7 @@ impl Authentic {
             fmspc: pck.fmspc,
             pce_id: pck.pce_id,
             cpu_svn: pck.cpu_svn,
+            sgx_svns: Hex(pck.svns.sgx),
             pce_svn: pck.svns.pce,
             ppid: pck.ppid,
             sgx_type: pck.sgx_type,

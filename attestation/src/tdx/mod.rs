@@ -64,7 +64,7 @@ pub use self::{
     pck::{Pck, PckError, PlatformConfiguration},
     policy::{EventLogRule, PaddingRule, PlatformRules, Policy, TcbRules, TdAttributeRules},
     roots::{RootError, TrustRoots},
-    tcb::{Level, TcbStatus, TcbVerdict},
+    tcb::{Level, LevelError, MissedLevel, Part, PlatformSvns, Shortfall, TcbStatus, TcbVerdict},
 };
 
 /// A verdict about TDX evidence.

@@ -104,7 +104,8 @@ pub struct TcbRules {
     pub refused_advisories: Vec<String>,
     /// Least number of the TCB evaluation that TCB info and QE identity are of. Default: 0.
     pub min_evaluation_number: u32,
-    /// For how many days after its level's date a TCB that is out of date is as good as before. Default: 0.
+    /// For how many days a TCB that is out of date is as good as before, counted from the oldest date of its levels that
+    /// are out of date, at launch or now. Default: 0.
     pub out_of_date_grace_days: u32,
 }
 
@@ -164,7 +165,8 @@ pub struct Policy {
     pub mrowner: Option<Vec<Hex<48>>>,
     /// Allowed identifiers of the owner's configuration.
     pub mrownerconfig: Option<Vec<Hex<48>>>,
-    /// Allowed service TDs, those of the launch and those of now. Absent, the default: none may be bound.
+    /// Allowed service TDs, those of the launch and those of now. A report without the field (TDX 1.0) is refused. Absent,
+    /// the default: none may be bound.
     pub mrservicetd: Option<Vec<Hex<48>>>,
     /// Allowed XFAM, the 8 bytes as they lie in the quote.
     pub xfam: Option<Vec<Hex<8>>>,
