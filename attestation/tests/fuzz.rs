@@ -59,6 +59,7 @@ const TARGETS: &[Target] = &[
     Target { name: "SNP verification", corpus: whole_evidence, run: verify_whole },
     Target { name: "quote", corpus: quotes, run: |bytes, _| drop(Quote::parse(bytes)) },
     Target { name: "collateral", corpus: collaterals, run: |bytes, _| read_collateral(bytes) },
+    Target { name: "PCS answer", corpus: pcs_answers, run: |bytes, _| read_answer(bytes) },
     Target {
         name: "TCB info",
         corpus: tcb_infos,
@@ -183,6 +184,38 @@ fn documents(text: fn(CollateralDocument) -> String) -> Vec<Vec<u8>> {
         .iter()
         .map(|bytes| text(CollateralDocument::from_json(bytes).unwrap()).into_bytes())
         .collect()
+}
+
+/// Signed documents, a chain in a header, and a CRL, as Intel's service answers.
+fn pcs_answers() -> Vec<Vec<u8>> {
+    let document = CollateralDocument::from_json(&collaterals()[0]).unwrap();
+    let answer = |key, text: &str, signature| format!(r#"{{"{key}":{text},"signature":"{signature}"}}"#);
+    let encoded = document.pck_crl_issuer_chain.replace(' ', "%20").replace('\n', "%0A");
+    vec![
+        answer("tcbInfo", &document.tcb_info, document.tcb_info_signature).into_bytes(),
+        answer("enclaveIdentity", &document.qe_identity, document.qe_identity_signature).into_bytes(),
+        format!("SGX-PCK-CRL-Issuer-Chain: {encoded}\n").into_bytes(),
+        document.pck_crl.0,
+    ]
+}
+
+/// Whatever stands in whose place.
+fn read_answer(bytes: &[u8]) {
+    let (tcb_info, qe_identity) = (td::SignedText::tcb_info(bytes), td::SignedText::qe_identity(bytes));
+    assert!(tcb_info.is_err() || qe_identity.is_err());
+    let right = pcs_answers();
+    let [tcb_info, qe_identity, chain, crl] = [0, 1, 2, 3].map(|at| &right[at][..]);
+    let answers = td::PcsAnswers {
+        tcb_info,
+        tcb_info_chain: chain,
+        qe_identity,
+        qe_identity_chain: chain,
+        pck_crl: crl,
+        pck_crl_chain: chain,
+        root_crl: crl,
+    };
+    let _ = td::PcsAnswers { pck_crl_chain: bytes, ..answers }.document();
+    let _ = td::PcsAnswers { root_crl: bytes, ..answers }.document();
 }
 
 fn tcb_infos() -> Vec<Vec<u8>> {

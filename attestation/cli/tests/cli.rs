@@ -85,6 +85,7 @@ fn unusable_input_is_told_from_refused_evidence() {
         (&["verify", "snp", "--report", &empty, "--at", "now"], 2),
         (&["verify", "snp"], 2),
         (&["measure", "tdx", "--firmware", &empty], 2),
+        (&["measure", "tdx", "--firmware", &empty, "--memory", "1"], 2),
         (&["measure", "snp", "--firmware", &empty], 2),
         (&["inspect", &empty], 2),
         (&[], 2),

@@ -264,6 +264,22 @@ fn a_token_affirms_nothing_that_a_policy_only_put_up_with() {
     assert_eq!(ear(debug, old, "2023-06-28T08:03:58Z", rules, &[]), found("warning", [3, 2, 32]));
     let (update, rules) = ("v5-tdpreserve-update.quote.bin", "[tcb]\naccepted = [\"TDRelaunchAdvised\"]\n");
     assert_eq!(ear(update, its, at, rules, &[]), found("warning", [3, 32, 2]));
+    // The nonce and the end of a token.
+    let with = |more: &[&str]| {
+        let base = ["--ear", &to, "--sign-key", &key];
+        verify(&folder, right, its, at, &[&base[..], more].concat()).0
+    };
+    let nonce = "0123456789abcdef";
+    assert_eq!(with(&["--ear-nonce", nonce, "--ear-lifetime", "60"]), 0);
+    let made = token(&to);
+    assert_eq!(made["exp"].as_u64().unwrap(), made["iat"].as_u64().unwrap() + 60);
+    assert_eq!(made["eat_nonce"], "ASNFZ4mrze8");
+    assert_eq!(with(&[]), 0);
+    assert!(token(&to)["exp"].is_null() && token(&to)["eat_nonce"].is_null());
+    for wrong in [["--ear-nonce", "00"], ["--ear-nonce", "zz"], ["--ear-lifetime", "0"]] {
+        assert_eq!(with(&wrong), 2, "{wrong:?}");
+    }
+    assert_eq!(verify(&folder, right, its, at, &["--ear-nonce", nonce]).0, 2, "without a token");
 }
 
 #[test]
@@ -311,6 +327,121 @@ fn tampered_quotes_and_collateral_are_refused_for_it() {
     value["tcb_info"] = serde_json::to_string_pretty(&info).unwrap().into();
     let path = write(temporary.path(), "rewritten.json", value.to_string());
     assert_eq!(codes(&verify(&folder, name, &path, at, &[]).1), ["tcb-info-signature"]);
+}
+
+#[test]
+fn collateral_is_made_of_what_intels_service_answers() {
+    let Some(folder) = vectors() else { return };
+    let name = "collateral/90c06f000000-2026-03.json";
+    let document = json(&folder.join(name));
+    let text = |field: &str| document[field].as_str().unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| write(temporary.path(), name, bytes);
+    let answer = |key: &str, field: &str| {
+        let signature = text(&format!("{field}_signature"));
+        format!("{{\"{key}\":{},\"signature\":\"{signature}\"}}", text(field))
+    };
+    let headers = |name: &str, field: &str| {
+        let chain = text(field).replace(' ', "%20").replace('\n', "%0A").replace('+', "%2B");
+        format!("HTTP/1.1 200 OK\r\n{name}: {chain}\r\nContent-Type: application/json\r\n\r\n")
+    };
+    let tcb_info = file("tcb.json", answer("tcbInfo", "tcb_info").as_bytes());
+    let qe_identity = file("qe.json", answer("enclaveIdentity", "qe_identity").as_bytes());
+    let tcb_chain = file("tcb.headers", headers("TCB-Info-Issuer-Chain", "tcb_info_issuer_chain").as_bytes());
+    let crl_chain =
+        file("crl.headers", headers("SGX-PCK-CRL-Issuer-Chain", "pck_crl_issuer_chain").as_bytes());
+    let crl = file("pck.crl", &hex::decode(text("pck_crl")).unwrap());
+    let root_crl = file("root.crl", text("root_ca_crl").as_bytes());
+    let output = temporary.path().join("made.json");
+    let output = output.to_str().unwrap();
+    let make = |tcb_info: &str, qe_identity: &str, chain: &str, crl: &str| {
+        let arguments =
+            ["collateral", "--tcb-info", tcb_info, "--qe-identity", qe_identity, "--tcb-info-chain"];
+        let more = [
+            chain,
+            "--pck-crl",
+            crl,
+            "--pck-crl-chain",
+            &crl_chain,
+            "--root-crl",
+            &root_crl,
+            "--output",
+            output,
+        ];
+        run(&[&arguments[..], &more].concat()).0
+    };
+    assert_eq!(make(&tcb_info, &qe_identity, &tcb_chain, &crl), 0);
+    let (code, verdict) = verify(&folder, "v5-gotdx.quote.bin", output, "2026-03-31T22:20:07Z", &[]);
+    assert_eq!((code, codes(&verdict)), (0, vec![]));
+    // The very texts that Intel signed.
+    for field in
+        ["tcb_info", "qe_identity", "tcb_info_signature", "qe_identity_signature", "pck_crl", "root_ca_crl"]
+    {
+        let made = json(output.as_ref())[field].as_str().unwrap().to_lowercase();
+        assert_eq!(made, text(field).to_lowercase(), "{field}");
+    }
+    for (tcb_info, qe_identity, chain, crl) in [
+        (&qe_identity, &qe_identity, &tcb_chain, &crl),
+        (&tcb_info, &tcb_info, &tcb_chain, &crl),
+        (&tcb_info, &qe_identity, &tcb_info, &crl),
+        (&tcb_info, &qe_identity, &tcb_chain, &tcb_chain),
+    ] {
+        assert_eq!(make(tcb_info, qe_identity, chain, crl), 2);
+    }
+    for (path, kind) in
+        [(&tcb_info, "TDX TCB info (not verified)"), (&qe_identity, "TDX QE identity (not verified)")]
+    {
+        let (code, found) = run(&["inspect", "--json", path]);
+        assert_eq!((code, &found["kind"]), (0, &kind.into()));
+    }
+    let (_, found) = run(&["inspect", "--json", output]);
+    assert!(found["tcb_info"]["modules"][0]["levels"][0]["isv_svn"].is_u64(), "{found}");
+    assert!(
+        found["qe_identity"]["levels"][0]["isv_svn"].is_u64()
+            && found["qe_identity"]["attributes_mask"].is_string()
+    );
+}
+
+#[test]
+fn files_that_are_nearly_something_are_named() {
+    let Some(folder) = vectors() else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let quote = std::fs::read(folder.join("v5-gotdx.quote.bin")).unwrap();
+    let digits = write(temporary.path(), "quote.hex", hex::encode(&quote) + "\n");
+    let output = common::attest(&["inspect", &digits]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("hexadecimal digits, of a TDX quote"), "{said}");
+    // What verification reads, inspection does: white space before JSON.
+    let name = "collateral/90c06f000000-2026-03.json";
+    let spaced = write(
+        temporary.path(),
+        "spaced.json",
+        [b"\r\n\t ".to_vec(), std::fs::read(folder.join(name)).unwrap()].concat(),
+    );
+    assert_eq!(run(&["inspect", &spaced]).0, 0);
+    assert_eq!(verify(&folder, "v5-gotdx.quote.bin", &spaced, "2026-03-31T22:20:07Z", &[]).0, 0);
+    let (_, found) = run(&["inspect", "--json", folder.join("v5-gotdx.quote.bin").to_str().unwrap()]);
+    assert_eq!(found["pck_chain"][0]["pck"]["sgx_svns"].as_str().map(str::len), Some(32));
+}
+
+#[test]
+fn an_xfam_is_allowed_as_it_is_printed_and_as_it_lies() {
+    let Some(folder) = vectors() else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let name = "collateral/90c06f000000-2026-03.json";
+    let with = |xfam: &str| {
+        let policy = write(temporary.path(), "policy.toml", format!("xfam = [\"{xfam}\"]\n"));
+        verify(&folder, "v5-gotdx.quote.bin", name, "2026-03-31T22:20:07Z", &["--policy", &policy])
+    };
+    let (_, verdict) = with("0x0");
+    assert_eq!(codes(&verdict), ["xfam"]);
+    let printed = verdict["claims"]["xfam"]["raw"].as_str().unwrap();
+    let number = u64::from_str_radix(&printed[2..], 16).unwrap();
+    for text in [printed.to_owned(), hex::encode(number.to_le_bytes())] {
+        assert_eq!(with(&text).0, 0, "{text}");
+    }
+    assert_eq!(with(&format!("{number:016x}")).0, 1, "bytes in the other order are another value");
+    assert_eq!(with(&printed[2..]).0, 2);
 }
 
 #[test]

@@ -43,6 +43,8 @@ mod documents;
 #[cfg(feature = "verify")]
 mod pck;
 #[cfg(feature = "verify")]
+mod pcs;
+#[cfg(feature = "verify")]
 mod policy;
 #[cfg(feature = "verify")]
 mod roots;
@@ -60,8 +62,9 @@ pub use self::{
     chain::PckCa,
     claims::{Claims, EventClaims, EventLogClaims, ExtendedClaims, LogWord},
     collateral::{Collateral, Crls},
-    documents::{CollateralDocument, CollateralError, QeIdentity, TcbInfo},
+    documents::{CollateralDocument, CollateralError, EnclaveLevel, HexBytes, QeIdentity, TcbInfo},
     pck::{Pck, PckError, PlatformConfiguration},
+    pcs::{AnswerError, PcsAnswers, PcsError, SignedText},
     policy::{EventLogRule, PaddingRule, PlatformRules, Policy, TcbRules, TdAttributeRules},
     roots::{RootError, TrustRoots},
     tcb::{Level, LevelError, MissedLevel, Part, PlatformSvns, Shortfall, TcbStatus, TcbVerdict},
