@@ -1,6 +1,9 @@
 //! The verdict as an EAT Attestation Result: a signed token that tells a relying party what a verifier found
 //! (draft-ietf-rats-ear-04), with the trustworthiness vector of AR4SI (draft-ietf-rats-ar4si).
 //!
+//! The vector follows from what speaks against the evidence, and from what it says itself: a guest that the host may debug
+//! is not opaque because a policy allows it, and a TCB that is out of date is not affirmed ([`Flaw`]).
+//!
 //! A vector is coarser than a verdict. The token therefore carries both: the vector for whoever knows AR4SI only, the
 //! verdict with its reasons as verifier claims, and what the evidence says as attester claims.
 //!
@@ -18,6 +21,8 @@
 //! assert_eq!(token.split('.').count(), 3);
 //! ```
 
+mod flaws;
+
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -27,6 +32,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+pub use self::flaws::{Attested, Flaw};
 use crate::jose;
 use crate::signing::SigningKey;
 use crate::verdict::{Code, Kind, Reasons, Verdict};
@@ -55,13 +61,16 @@ pub struct EarContext {
 /// Why no token can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EarError {
+    /// A nonce that tokens have no room for (RFC 9711, "eat_nonce").
+    #[error("a nonce of {0} bytes; a token has one of 8 to 64")]
+    Nonce(usize),
     /// Claims that JSON cannot express.
     #[error("the claims cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
 /// The verdict as a signed JWT.
-pub fn ear_jwt<C: Serialize>(
+pub fn ear_jwt<C: Attested>(
     verdict: &Verdict<C>,
     context: &EarContext,
     key: &SigningKey,
@@ -70,10 +79,10 @@ pub fn ear_jwt<C: Serialize>(
 }
 
 /// The claims of the token, before they are signed.
-pub fn ear_claims<C: Serialize>(verdict: &Verdict<C>, context: &EarContext) -> Result<Value, EarError> {
+pub fn ear_claims<C: Attested>(verdict: &Verdict<C>, context: &EarContext) -> Result<Value, EarError> {
     let vector = TrustworthinessVector::of(verdict);
     let mut appraisal = json!({
-        "ear_status": status(verdict).name(),
+        "ear_status": status(verdict, &vector).name(),
         "ear_trustworthiness_vector": vector,
         "ear_verifier_claims": {OWN_CLAIMS: {
             "verdict": verdict.verdict,
@@ -102,6 +111,9 @@ pub fn ear_claims<C: Serialize>(verdict: &Verdict<C>, context: &EarContext) -> R
         insert(&mut token, "exp", json!(time.0));
     }
     if let Some(nonce) = &context.nonce {
+        if !(8..=64).contains(&nonce.len()) {
+            return Err(EarError::Nonce(nonce.len()));
+        }
         insert(&mut token, "eat_nonce", json!(URL_SAFE_NO_PAD.encode(nonce)));
     }
     if let Some(jwk) = &context.confirmation {
@@ -145,8 +157,9 @@ impl Tier {
     }
 }
 
-/// What decides which executables run: everything that a policy must pin before they can be called approved.
-const EXECUTABLES: [&str; 4] = ["measurement", "mrtd", "rtmr1", "rtmr2"];
+/// What decides which executables run: everything that a policy must pin before they can be called approved. RTMR0 is one
+/// of them: it is of the ACPI tables, which hold code, and which firmware other than ours takes from the host.
+const EXECUTABLES: [&str; 5] = ["measurement", "mrtd", "rtmr0", "rtmr1", "rtmr2"];
 
 /// Whether the policy left one of `fields` open.
 fn undecided(unchecked: &[&str], fields: &[&str]) -> bool {
@@ -154,14 +167,15 @@ fn undecided(unchecked: &[&str], fields: &[&str]) -> bool {
 }
 
 /// What was rejected is contraindicated, however little is wrong. What was accepted without anybody deciding what runs, or
-/// whether the evidence is of now, is no affirmation.
-fn status<C>(verdict: &Verdict<C>) -> Tier {
+/// whether the evidence is of now, is no affirmation; and no status is better than the worst that the vector says.
+fn status<C>(verdict: &Verdict<C>, vector: &TrustworthinessVector) -> Tier {
     let open = undecided(&verdict.unchecked, &EXECUTABLES) || verdict.unchecked.contains(&"report_data");
-    match (verdict.is_accepted(), open) {
+    let decided = match (verdict.is_accepted(), open) {
         (false, _) => Tier::Contraindicated,
         (true, true) => Tier::Warning,
         (true, false) => Tier::Affirming,
-    }
+    };
+    decided.max(vector.worst())
 }
 
 /// A claim of the vector.
@@ -186,7 +200,9 @@ mod value {
     pub const UNRECOGNIZED_EXECUTABLES: i8 = 33;
     pub const GENUINE_HARDWARE: i8 = 2;
     pub const UNSAFE_HARDWARE: i8 = 32;
+    pub const CONTRAINDICATED_HARDWARE: i8 = 96;
     pub const ENCRYPTED_RUNTIME: i8 = 2;
+    pub const VISIBLE_TO_HOST: i8 = 32;
     pub const UNRECOGNIZED_INSTANCE: i8 = 97;
 }
 
@@ -196,9 +212,9 @@ mod value {
 struct TrustworthinessVector(BTreeMap<Claim, i8>);
 
 impl TrustworthinessVector {
-    fn of<C>(verdict: &Verdict<C>) -> Self {
-        match verdict.claims {
-            Some(_) => Self::of_authentic(&verdict.reasons, &verdict.unchecked),
+    fn of<C: Attested>(verdict: &Verdict<C>) -> Self {
+        match &verdict.claims {
+            Some(claims) => Self::of_authentic(&claims.flaws(), &verdict.reasons, &verdict.unchecked),
             None => Self::of_forged(&verdict.reasons),
         }
     }
@@ -215,7 +231,7 @@ impl TrustworthinessVector {
         Self(BTreeMap::from([(Claim::InstanceIdentity, value), (Claim::Hardware, value)]))
     }
 
-    fn of_authentic(reasons: &Reasons, unchecked: &[&str]) -> Self {
+    fn of_authentic(flaws: &[Flaw], reasons: &Reasons, unchecked: &[&str]) -> Self {
         let open = undecided(unchecked, &EXECUTABLES);
         let executables = if open { value::NO_CLAIM } else { value::APPROVED_BOOT };
         let mut vector = Self(BTreeMap::from([
@@ -224,10 +240,20 @@ impl TrustworthinessVector {
             (Claim::Hardware, value::GENUINE_HARDWARE),
             (Claim::RuntimeOpaque, value::ENCRYPTED_RUNTIME),
         ]));
-        for reason in reasons {
-            effects(reason.code).iter().for_each(|&(claim, value)| vector.lower(claim, value));
+        let of_policy = reasons.iter().flat_map(|reason| effects(reason.code));
+        for &(claim, value) in of_policy.chain(flaws.iter().flat_map(|flaw| flaw.effects())) {
+            vector.lower(claim, value);
         }
         vector
+    }
+
+    /// The tier of the worst claim; one that claims nothing takes nothing away.
+    fn worst(&self) -> Tier {
+        match self.0.values().map(|value| severity(*value)).max() {
+            Some(3..) => Tier::Contraindicated,
+            Some(2) => Tier::Warning,
+            _ => Tier::Affirming,
+        }
     }
 
     /// Gives `claim` this value unless it has a worse one.
@@ -342,197 +368,4 @@ fn effects(code: Code) -> &'static [(Claim, i8)] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn context() -> EarContext {
-        EarContext {
-            issued_at: UnixTime(1_700_000_000),
-            expires_at: Some(UnixTime(4_000_000_000)),
-            nonce: Some(b"a nonce of the broker's".to_vec()),
-            confirmation: Some(json!({"kty": "EC"})),
-        }
-    }
-
-    fn verdict(codes: &[Code], authentic: bool, unchecked: &[&'static str]) -> Verdict<Value> {
-        let mut reasons = Reasons::default();
-        codes.iter().for_each(|code| reasons.push(*code, "why"));
-        let claims = authentic.then(|| json!({"tee": "snp", "chip_id": null, "list": [1, {"a": null}]}));
-        Verdict::new(reasons, claims, unchecked.to_vec())
-    }
-
-    #[test]
-    fn the_vector_follows_from_the_reasons() {
-        let measured = &["measurement"][..];
-        for (codes, authentic, unchecked, status, expected) in [
-            (
-                &[][..],
-                true,
-                &[][..],
-                "affirming",
-                json!({"configuration": 2, "executables": 3, "hardware": 2, "runtime-opaque": 2}),
-            ),
-            (
-                &[],
-                true,
-                measured,
-                "warning",
-                json!({"configuration": 2, "executables": 0, "hardware": 2, "runtime-opaque": 2}),
-            ),
-            (
-                &[Code::Measurement],
-                true,
-                &[],
-                "contraindicated",
-                json!({"configuration": 2, "executables": 33, "hardware": 2, "runtime-opaque": 2}),
-            ),
-            (
-                &[Code::TcbTooLow, Code::Vmpl],
-                true,
-                &[],
-                "contraindicated",
-                json!({"configuration": 32, "executables": 3, "hardware": 32, "runtime-opaque": 2}),
-            ),
-            (
-                &[Code::GuestPolicyForbidden],
-                true,
-                &[],
-                "contraindicated",
-                json!({"configuration": 32, "executables": 3, "hardware": 2, "runtime-opaque": 0}),
-            ),
-            (
-                &[Code::ReportData],
-                true,
-                &[],
-                "contraindicated",
-                json!({"configuration": 2, "executables": 3, "hardware": 2, "instance-identity": 97, "runtime-opaque": 2}),
-            ),
-            (
-                &[Code::ReportSignature],
-                false,
-                &[],
-                "contraindicated",
-                json!({"hardware": 99, "instance-identity": 99}),
-            ),
-            (
-                &[Code::ReportMalformed],
-                false,
-                &[],
-                "contraindicated",
-                json!({"hardware": 1, "instance-identity": 1}),
-            ),
-            (
-                &[Code::CollateralExpired, Code::CertificateExpired],
-                false,
-                &[],
-                "contraindicated",
-                json!({"hardware": 0, "instance-identity": 0}),
-            ),
-            (
-                &[Code::CollateralExpired, Code::QuoteSignature],
-                false,
-                &[],
-                "contraindicated",
-                json!({"hardware": 99, "instance-identity": 99}),
-            ),
-            (
-                &[],
-                true,
-                &["rtmr2"],
-                "warning",
-                json!({"configuration": 2, "executables": 0, "hardware": 2, "runtime-opaque": 2}),
-            ),
-            (
-                &[Code::Rtmr, Code::TcbStatus, Code::EventLogMissing],
-                true,
-                &[],
-                "contraindicated",
-                json!({"configuration": 2, "executables": 33, "hardware": 32, "runtime-opaque": 2}),
-            ),
-            (
-                &[Code::QuotePadding, Code::EventLogMissing],
-                true,
-                &[],
-                "contraindicated",
-                json!({"configuration": 1, "executables": 0, "hardware": 2, "runtime-opaque": 2}),
-            ),
-            (
-                &[Code::TdAttributesForbidden, Code::PlatformInstanceId],
-                true,
-                &[],
-                "contraindicated",
-                json!({"configuration": 32, "executables": 3, "hardware": 2, "instance-identity": 97, "runtime-opaque": 0}),
-            ),
-        ] {
-            let token = ear_claims(&verdict(codes, authentic, unchecked), &context()).unwrap();
-            let appraisal = &token["submods"]["cpu0"];
-            assert_eq!(appraisal["ear_status"], status, "{codes:?}");
-            assert_eq!(appraisal["ear_trustworthiness_vector"], expected, "{codes:?}");
-            assert_eq!(appraisal["ear_attester_claims"].is_object(), authentic, "{codes:?}");
-        }
-    }
-
-    #[test]
-    fn every_reason_of_a_policy_takes_something_away_and_no_other_leaves_anything() {
-        for &code in Code::ALL {
-            let effects = effects(code);
-            assert!(effects.iter().all(|(_, value)| severity(*value) > 0) && !effects.is_empty(), "{code}");
-            let forged = effects.iter().any(|(_, value)| *value == value::CRYPTO_FAILED);
-            assert_eq!(
-                forged,
-                matches!(code.kind(), Kind::Malformed | Kind::Authenticity)
-                    || matches!(
-                        code,
-                        Code::CollateralNotYetValid
-                            | Code::CollateralExpired
-                            | Code::CertificateNotYetValid
-                            | Code::CertificateExpired
-                    ),
-                "{code}"
-            );
-        }
-    }
-
-    /// The token as a library of other people's reads it.
-    #[test]
-    fn an_independent_library_verifies_and_reads_the_token() {
-        use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
-        let generate = |p384| if p384 { SigningKey::generate_p384() } else { SigningKey::generate_p256() };
-        for (p384, algorithm) in [(false, Algorithm::ES256), (true, Algorithm::ES384)] {
-            let key = generate(p384);
-            let token = ear_jwt(&verdict(&[], true, &[]), &context(), &key).unwrap();
-            let read = |key: &SigningKey| {
-                let jwk = serde_json::from_value(jose::jwk(key)).unwrap();
-                decode::<Value>(&token, &DecodingKey::from_jwk(&jwk).unwrap(), &Validation::new(algorithm))
-            };
-            let read_by_key = read(&key).unwrap();
-            assert_eq!(read_by_key.header.kid, Some(jose::thumbprint(&key)));
-            assert_eq!(read_by_key.claims, ear_claims(&verdict(&[], true, &[]), &context()).unwrap());
-            assert!(read(&generate(p384)).is_err(), "another key");
-        }
-    }
-
-    #[test]
-    fn a_token_has_the_claims_that_the_draft_requires() {
-        let token = ear_claims(&verdict(&[], true, &[]), &context()).unwrap();
-        assert_eq!((&token["eat_profile"], &token["iat"]), (&json!(EAR_PROFILE), &json!(1_700_000_000)));
-        assert!(
-            token["ear_verifier_id"]["build"].is_string()
-                && token["ear_verifier_id"]["developer"].is_string()
-        );
-        assert_eq!(token["eat_nonce"], URL_SAFE_NO_PAD.encode("a nonce of the broker's"));
-        let claims = &token["submods"]["cpu0"]["ear_attester_claims"]["cloister"]["claims"];
-        assert_eq!(claims, &json!({"tee": "snp", "list": [1, {"a": null}]}), "absent claims are not made");
-    }
-
-    #[test]
-    fn a_thumbprint_is_that_of_the_specification() {
-        // The form of RFC 7638's example with a key on P-256: members in order, no white space.
-        let key = SigningKey::generate_p256();
-        let jwk = jose::jwk(&key);
-        let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":{},"y":{}}}"#, jwk["x"], jwk["y"]);
-        use sha2::Digest as _;
-        let expected = URL_SAFE_NO_PAD.encode(sha2::Sha256::digest(canonical));
-        assert_eq!(jwk["kid"], expected);
-    }
-}
+mod tests;

@@ -66,4 +66,8 @@ const BYTE: &str = r"\+?0*([0-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5])";
 
 text!(AbiVersion, "AbiVersion", format!(r"^{BYTE}\.{BYTE}$"));
 text!(FirmwareVersion, "FirmwareVersion", format!(r"^{BYTE}\.{BYTE}\.{BYTE}$"));
+/// An XFAM in a policy, which has two forms.
+pub(crate) struct XfamText;
+
+text!(XfamText, "Xfam", r"^([0-9a-fA-F]{16}|0x[0-9a-fA-F]{1,16})$");
 text!(UnixTime, "UnixTime", r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$");

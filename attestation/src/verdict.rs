@@ -339,7 +339,7 @@ pub enum Outcome {
 }
 
 /// Version of the claims' format.
-pub const CLAIMS_VERSION: u32 = 1;
+pub const CLAIMS_VERSION: u32 = 2;
 
 /// The document that a verification ends in.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -59,6 +59,7 @@ const TARGETS: &[Target] = &[
     Target { name: "SNP verification", corpus: whole_evidence, run: verify_whole },
     Target { name: "quote", corpus: quotes, run: |bytes, _| drop(Quote::parse(bytes)) },
     Target { name: "collateral", corpus: collaterals, run: |bytes, _| read_collateral(bytes) },
+    Target { name: "PCS answer", corpus: pcs_answers, run: |bytes, _| read_answer(bytes) },
     Target {
         name: "TCB info",
         corpus: tcb_infos,
@@ -185,6 +186,38 @@ fn documents(text: fn(CollateralDocument) -> String) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Signed documents, a chain in a header, and a CRL, as Intel's service answers.
+fn pcs_answers() -> Vec<Vec<u8>> {
+    let document = CollateralDocument::from_json(&collaterals()[0]).unwrap();
+    let answer = |key, text: &str, signature| format!(r#"{{"{key}":{text},"signature":"{signature}"}}"#);
+    let encoded = document.pck_crl_issuer_chain.replace(' ', "%20").replace('\n', "%0A");
+    vec![
+        answer("tcbInfo", &document.tcb_info, document.tcb_info_signature).into_bytes(),
+        answer("enclaveIdentity", &document.qe_identity, document.qe_identity_signature).into_bytes(),
+        format!("SGX-PCK-CRL-Issuer-Chain: {encoded}\n").into_bytes(),
+        document.pck_crl.0,
+    ]
+}
+
+/// Whatever stands in whose place.
+fn read_answer(bytes: &[u8]) {
+    let (tcb_info, qe_identity) = (td::SignedText::tcb_info(bytes), td::SignedText::qe_identity(bytes));
+    assert!(tcb_info.is_err() || qe_identity.is_err());
+    let right = pcs_answers();
+    let [tcb_info, qe_identity, chain, crl] = [0, 1, 2, 3].map(|at| &right[at][..]);
+    let answers = td::PcsAnswers {
+        tcb_info,
+        tcb_info_chain: chain,
+        qe_identity,
+        qe_identity_chain: chain,
+        pck_crl: crl,
+        pck_crl_chain: chain,
+        root_crl: crl,
+    };
+    let _ = td::PcsAnswers { pck_crl_chain: bytes, ..answers }.document();
+    let _ = td::PcsAnswers { root_crl: bytes, ..answers }.document();
+}
+
 fn tcb_infos() -> Vec<Vec<u8>> {
     documents(|document| document.tcb_info)
 }
@@ -215,8 +248,9 @@ fn event_logs() -> Vec<Vec<u8>> {
 }
 
 fn read_log(bytes: &[u8]) {
-    let Ok(log) = EventLog::parse(bytes) else { return };
+    let Ok(log) = EventLog::read(bytes) else { return };
     let _ = (log.replay(), td::EventLogClaims::new(&log));
+    assert_eq!(log.inconsistencies().is_empty(), EventLog::parse(bytes).is_ok());
 }
 
 /// Quote, collateral and event log.
@@ -243,11 +277,11 @@ fn verify_whole_tdx(bytes: &[u8], right: &[u8]) {
 /// Whether what is accepted says what the right evidence says: mutations of what nobody signs may say nothing else.
 fn same_claims(bytes: &[u8], right: &[u8]) -> bool {
     let report = |bytes: &[u8]| {
-        let parts = parted(bytes);
-        let quote = Quote::parse(parts[0]).unwrap();
-        (quote.report().clone(), *quote.attestation_key(), EventLog::parse(parts[2]).unwrap().replay())
+        let quote = Quote::parse(parted(bytes)[0]).unwrap();
+        (quote.report().clone(), *quote.attestation_key())
     };
-    report(bytes) == report(right)
+    let log = |bytes: &[u8]| td::EventLogClaims::new(&EventLog::parse(parted(bytes)[2]).unwrap());
+    report(bytes) == report(right) && tdx_pki::quote::claims_no_more(&log(bytes), &log(right))
 }
 
 fn td_transcripts() -> Vec<Vec<u8>> {

@@ -5,6 +5,7 @@ mod pki;
 
 use std::collections::BTreeSet;
 
+use cloister_attestation::ear::{Attested, Flaw};
 use cloister_attestation::snp::{Product, RevocationRule, VekKind};
 use pki::cases::{ALL, SOME, flip_last};
 use pki::*;
@@ -28,6 +29,30 @@ fn right_evidence_is_accepted() {
                 assert_eq!(codes(&scenario), [""; 0], "{product} v{version} {kind:?} table, CRL");
             }
         }
+    }
+}
+
+#[test]
+fn what_a_policy_puts_up_with_is_known_of_the_claims() {
+    type Row = (&'static str, fn(&mut Scenario), &'static [Flaw]);
+    let rows: [Row; 6] = [
+        ("nothing", |_| (), &[]),
+        ("debug", |s| s.report[0x0a] |= 8, &[Flaw::HostMayLook]),
+        ("migration agent", |s| s.report[0x0a] |= 4, &[Flaw::MayBeMoved]),
+        ("unknown bit", |s| s.report[0x0f] |= 0x80, &[Flaw::UnknownBit]),
+        ("provisional TCB", |s| s.report[0x1e0 + 7] -= 1, &[Flaw::FirmwareProvisional]),
+        ("provisional firmware", |s| s.report[0x1ec] -= 1, &[Flaw::FirmwareProvisional]),
+    ];
+    for (name, change, flaws) in rows {
+        let mut scenario = Scenario::new(Product::Genoa, 4, VekKind::Vcek);
+        let allowed =
+            r#"{"guest_policy": {"debug": "allowed", "migrate_ma": "allowed", "unknown": "allowed"}}"#;
+        scenario.policy = serde_json::from_str(allowed).unwrap();
+        scenario.policy.allow_provisional_firmware = true;
+        change(&mut scenario);
+        let verdict = scenario.verify();
+        assert!(verdict.is_accepted(), "{name}: {:?}", verdict.reasons);
+        assert_eq!(verdict.claims.unwrap().flaws(), flaws, "{name}");
     }
 }
 

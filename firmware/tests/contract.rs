@@ -29,6 +29,8 @@ fn a_tds_launch_measures_the_rom_and_nothing_else() {
         .collect();
     assert_eq!(found, expected);
     assert_eq!(tdvf.sections()[0].data, image);
+    // By these a verifier knows whose events to expect in the RTMRs.
+    assert!(tdvf.is_cloister());
 }
 
 #[test]

@@ -7,13 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use cloister_attestation::ear::{EarContext, ear_jwt};
+use cloister_attestation::ear::{Attested, EarContext, ear_jwt};
 use cloister_attestation::jose;
 use cloister_attestation::signing::SigningKey;
 use cloister_attestation::verdict::Verdict;
 use cloister_attestation::x509::UnixTime;
 use cloister_kbs::TeePubKey;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::{self, Error, SessionConfig, TokenConfig};
@@ -45,7 +44,7 @@ impl Issuer {
     }
 
     /// The token for a verdict on evidence that answers `nonce` and binds `guest`.
-    pub fn issue<C: Serialize>(
+    pub fn issue<C: Attested>(
         &self,
         verdict: &Verdict<C>,
         nonce: &str,
@@ -67,6 +66,7 @@ impl Issuer {
 mod tests {
     use super::*;
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use cloister_attestation::claims::Claims;
     use cloister_attestation::verdict::Reasons;
 
     #[test]
@@ -75,7 +75,7 @@ mod tests {
         let issuer = Issuer::open(&TokenConfig::default(), &session).unwrap();
         let guest =
             TeePubKey::EC { crv: "P-256".into(), alg: "ECDH-ES+A256KW".into(), x: "x".into(), y: "y".into() };
-        let verdict = Verdict::<Value>::new(Reasons::default(), None, Vec::new());
+        let verdict = Verdict::<Claims>::new(Reasons::default(), None, Vec::new());
         let now = UNIX_EPOCH + std::time::Duration::from_secs(1000);
         let token = issuer.issue(&verdict, "dGhlIG5vbmNl+w==", &guest, now).unwrap();
         let parts: Vec<Value> = token

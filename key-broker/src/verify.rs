@@ -5,12 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use cloister_attestation::claims::Claims;
 use cloister_attestation::snp::Hex;
 use cloister_attestation::verdict::Verdict;
 use cloister_attestation::x509::UnixTime;
 use cloister_attestation::{snp, tdx};
 use cloister_kbs::{SnpEvidence, TdxEvidence, Tee};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ pub struct Judgement {
     /// What is claimed.
     pub claims: Value,
     /// Everything that was found, for the token.
-    pub verdict: Verdict<Value>,
+    pub verdict: Verdict<Claims>,
 }
 
 /// Roots, collateral and evidence policies, for both TEEs.
@@ -99,16 +99,17 @@ fn decode(what: &str, text: &str) -> Result<Vec<u8>, Problem> {
 }
 
 /// An accepted verdict as a judgement; a rejected one as a problem that names every reason.
-fn conclude<C: Serialize>(
+fn conclude<C: Clone + Into<Claims>>(
     verdict: Verdict<C>,
     measurement: impl Fn(&C) -> String,
 ) -> Result<Judgement, Problem> {
     match &verdict.claims {
         Some(claims) if verdict.is_accepted() => {
             let measurement = measurement(claims);
-            let claims = serde_json::to_value(claims).map_err(|_| Problem::internal())?;
-            let verdict = Verdict::new(verdict.reasons, Some(claims.clone()), verdict.unchecked);
-            Ok(Judgement { measurement, claims, verdict })
+            let claims: Claims = claims.clone().into();
+            let document = serde_json::to_value(&claims).map_err(|_| Problem::internal())?;
+            let verdict = Verdict::new(verdict.reasons, Some(claims), verdict.unchecked);
+            Ok(Judgement { measurement, claims: document, verdict })
         }
         _ => {
             let reasons: Vec<String> =

@@ -69,7 +69,7 @@ fn transcript<T: DeserializeOwned>(args: &Args) -> anyhow::Result<Option<T>> {
 }
 
 fn parse<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
-    let not = || format!("{} is no launch transcript of this TEE", path.display());
+    let not = || format!("{} is no launch transcript that can be compared here", path.display());
     serde_json::from_slice(&read(path)?).with_context(not)
 }
 
@@ -111,6 +111,9 @@ fn print_for_people(explanation: &Explanation) -> anyhow::Result<()> {
             text.push_str(&format!("  {name} {digest}\n"));
         }
     }
+    for (index, rtmr) in explanation.replay.iter().flatten().enumerate() {
+        text.push_str(&format!("  log leads to RTMR{index} {rtmr}\n"));
+    }
     for finding in &explanation.findings {
         let place = match &finding.range {
             Some(range) => format!("range {} at {}", range.index, range.gpa),
@@ -120,6 +123,9 @@ fn print_for_people(explanation: &Explanation) -> anyhow::Result<()> {
     }
     for variation in &explanation.would_match {
         text.push_str(&format!("  the measurement is that of {variation}\n"));
+    }
+    for note in &explanation.notes {
+        text.push_str(&format!("  note: {note}\n"));
     }
     output::write(&output::printable_lines(&text))
 }

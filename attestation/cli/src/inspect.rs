@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use cloister_attestation::measure::snp::{LaunchTranscript, Rom};
 use cloister_attestation::measure::tdx;
 use cloister_attestation::snp::{Hex, Report, TcbClaims, TcbVersion, Vek, VekKind, table};
-use cloister_attestation::tdx::{EventLog, Quote};
+use cloister_attestation::tdx::{EventLog, Quote, SignedText};
 use cloister_attestation::x509::{Certificate, Crl, certificates, crls};
 use serde_json::{Value, json};
 
@@ -54,6 +54,16 @@ const RECOGNISERS: &[Recogniser] = &[
         describe: inspect_tdx::collateral,
     },
     Recogniser {
+        name: "TCB info",
+        looks: |bytes| has_json_key(bytes, SignedText::TCB_INFO),
+        describe: inspect_tdx::tcb_info_answer,
+    },
+    Recogniser {
+        name: "QE identity",
+        looks: |bytes| has_json_key(bytes, SignedText::QE_IDENTITY),
+        describe: inspect_tdx::qe_identity_answer,
+    },
+    Recogniser {
         name: "launch transcript",
         looks: |bytes| has_json_key(bytes, "launch_digest"),
         describe: |bytes| {
@@ -84,7 +94,7 @@ const RECOGNISERS: &[Recogniser] = &[
     },
     Recogniser {
         name: "certificates",
-        looks: |bytes| is_der(bytes) || certificates(bytes).is_ok(),
+        looks: |bytes| is_der(bytes) || (!bytes.starts_with(b"0") && certificates(bytes).is_ok()),
         describe: |bytes| {
             Ok(json!({"kind": "certificates", "certificates": describe_all(&certificates(bytes)?)?}))
         },
@@ -101,6 +111,11 @@ fn describe(bytes: &[u8]) -> anyhow::Result<Value> {
         Some(recogniser) => {
             (recogniser.describe)(bytes).with_context(|| format!("damaged {}", recogniser.name))
         }
+        None if let Some(inner) = hex_text(bytes) => {
+            let looks = RECOGNISERS.iter().find(|recogniser| (recogniser.looks)(&inner));
+            let of = looks.map_or("bytes", |recogniser| recogniser.name);
+            bail!("{} hexadecimal digits, of a {of}: give the bytes that they stand for", 2 * inner.len())
+        }
         None => {
             let names: Vec<_> = RECOGNISERS.iter().map(|recogniser| recogniser.name).collect();
             bail!("none of these: {}", names.join(", "))
@@ -108,15 +123,20 @@ fn describe(bytes: &[u8]) -> anyhow::Result<Value> {
     }
 }
 
+/// What hexadecimal digits stand for.
+fn hex_text(bytes: &[u8]) -> Option<Vec<u8>> {
+    hex::decode(bytes.trim_ascii()).ok().filter(|bytes| !bytes.is_empty())
+}
+
+/// A SEQUENCE with a length of two bytes, as everything has that is DER here. The first byte alone is the digit 0, too.
 fn is_der(bytes: &[u8]) -> bool {
-    const SEQUENCE: u8 = 0x30;
-    bytes.first() == Some(&SEQUENCE)
+    bytes.starts_with(&[0x30, 0x82])
 }
 
 /// Whether this is a JSON object with that key.
 fn has_json_key(bytes: &[u8], key: &str) -> bool {
     let object = || serde_json::from_slice::<serde_json::Map<String, Value>>(bytes).ok();
-    bytes.first() == Some(&b'{') && object().is_some_and(|object| object.contains_key(key))
+    bytes.trim_ascii_start().first() == Some(&b'{') && object().is_some_and(|object| object.contains_key(key))
 }
 
 fn report(report: &Report) -> Value {

@@ -2,8 +2,8 @@
 
 use cloister_attestation::snp::Hex;
 use cloister_attestation::tdx::{
-    CollateralDocument, EventLog, EventLogClaims, ExtendedClaims, Pck, QeIdentity, Quote, TcbInfo,
-    TdAttributes, TdReport, Xfam,
+    CollateralDocument, EnclaveLevel, EventLog, EventLogClaims, ExtendedClaims, Pck, QeIdentity, Quote,
+    SignedText, TcbInfo, TdAttributes, TdReport, Xfam,
 };
 use cloister_attestation::x509::{Certificate, certificates};
 use serde_json::{Value, json};
@@ -75,6 +75,7 @@ pub fn pck(certificate: &Certificate) -> Option<Value> {
             "fmspc": pck.fmspc,
             "pce_id": pck.pce_id,
             "cpu_svn": pck.cpu_svn,
+            "sgx_svns": Hex(pck.svns.sgx),
             "pce_svn": pck.svns.pce,
             "ppid": pck.ppid,
             "sgx_type": pck.sgx_type,
@@ -87,24 +88,48 @@ pub fn pck(certificate: &Certificate) -> Option<Value> {
 
 /// What an event log says, and where it leads.
 pub fn event_log(bytes: &[u8]) -> anyhow::Result<Value> {
-    let log = EventLog::parse(bytes)?;
+    let log = EventLog::read(bytes)?;
+    let inconsistencies = log.inconsistencies().iter().map(|found| found.to_string()).collect::<Vec<_>>();
     Ok(json!({
         "kind": "event log (not compared with a quote)",
+        "inconsistencies": inconsistencies,
         "replay": log.replay().map(Hex),
         "log": EventLogClaims::new(&log),
     }))
 }
 
-/// What collateral says.
-pub fn collateral(bytes: &[u8]) -> anyhow::Result<Value> {
-    let document = CollateralDocument::from_json(bytes)?;
-    let signer = |pem: &str| -> anyhow::Result<Value> {
-        let ders = certificates(pem.as_bytes())?;
-        let signer = ders.first().map(|der| Certificate::from_der(der)).transpose()?;
-        Ok(json!(signer.as_ref().map(certificate)))
+/// What TCB info says, as Intel's service answers.
+pub fn tcb_info_answer(bytes: &[u8]) -> anyhow::Result<Value> {
+    let signed = SignedText::tcb_info(bytes)?;
+    Ok(json!({
+        "kind": "TDX TCB info (not verified)",
+        "tcb_info": tcb_info(&TcbInfo::from_json(&signed.text)?),
+    }))
+}
+
+/// What a QE identity says, as Intel's service answers.
+pub fn qe_identity_answer(bytes: &[u8]) -> anyhow::Result<Value> {
+    let signed = SignedText::qe_identity(bytes)?;
+    Ok(json!({
+        "kind": "TDX QE identity (not verified)",
+        "qe_identity": qe_identity(&QeIdentity::from_json(&signed.text)?),
+    }))
+}
+
+/// Levels of a module or of the quoting enclave.
+fn enclave_levels(levels: &[EnclaveLevel]) -> Vec<Value> {
+    let level = |level: &EnclaveLevel| {
+        json!({
+            "status": level.tcb_status,
+            "date": level.tcb_date,
+            "advisories": level.advisory_ids,
+            "isv_svn": level.tcb.isvsvn,
+        })
     };
-    let info = TcbInfo::from_json(&document.tcb_info)?;
-    let identity = QeIdentity::from_json(&document.qe_identity)?;
+    levels.iter().map(level).collect()
+}
+
+fn tcb_info(info: &TcbInfo) -> Value {
     let levels = info.tcb_levels.iter().map(|level| {
         json!({
             "status": level.tcb_status,
@@ -115,26 +140,62 @@ pub fn collateral(bytes: &[u8]) -> anyhow::Result<Value> {
             "tdx_svns": Hex(level.tcb.tdx()),
         })
     });
+    let modules = info.tdx_module_identities.iter().map(|module| {
+        json!({
+            "id": module.id,
+            "mrsigner": module.mrsigner,
+            "attributes": module.attributes,
+            "attributes_mask": module.attributes_mask,
+            "levels": enclave_levels(&module.tcb_levels),
+        })
+    });
+    json!({
+        "fmspc": info.fmspc,
+        "pce_id": info.pce_id,
+        "issue_date": info.issue_date,
+        "next_update": info.next_update,
+        "tcb_evaluation_data_number": info.tcb_evaluation_data_number,
+        "module": {
+            "mrsigner": info.tdx_module.mrsigner,
+            "attributes": info.tdx_module.attributes,
+            "attributes_mask": info.tdx_module.attributes_mask,
+        },
+        "modules": modules.collect::<Vec<_>>(),
+        "levels": levels.collect::<Vec<_>>(),
+    })
+}
+
+fn qe_identity(identity: &QeIdentity) -> Value {
+    json!({
+        "issue_date": identity.issue_date,
+        "next_update": identity.next_update,
+        "tcb_evaluation_data_number": identity.tcb_evaluation_data_number,
+        "mrsigner": identity.mrsigner,
+        "isv_prod_id": identity.isvprodid,
+        "miscselect": identity.miscselect,
+        "miscselect_mask": identity.miscselect_mask,
+        "attributes": identity.attributes,
+        "attributes_mask": identity.attributes_mask,
+        "levels": enclave_levels(&identity.tcb_levels),
+    })
+}
+
+/// What collateral says.
+pub fn collateral(bytes: &[u8]) -> anyhow::Result<Value> {
+    let document = CollateralDocument::from_json(bytes)?;
+    let signer = |pem: &str| -> anyhow::Result<Value> {
+        let ders = certificates(pem.as_bytes())?;
+        let signer = ders.first().map(|der| Certificate::from_der(der)).transpose()?;
+        Ok(json!(signer.as_ref().map(certificate)))
+    };
+    let mut tcb_info = tcb_info(&TcbInfo::from_json(&document.tcb_info)?);
+    tcb_info["signer"] = signer(&document.tcb_info_issuer_chain)?;
+    let mut qe_identity = qe_identity(&QeIdentity::from_json(&document.qe_identity)?);
+    qe_identity["signer"] = signer(&document.qe_identity_issuer_chain)?;
     Ok(json!({
         "kind": "TDX collateral (not verified)",
-        "tcb_info": {
-            "fmspc": info.fmspc,
-            "pce_id": info.pce_id,
-            "issue_date": info.issue_date,
-            "next_update": info.next_update,
-            "tcb_evaluation_data_number": info.tcb_evaluation_data_number,
-            "modules": info.tdx_module_identities.iter().map(|module| &module.id).collect::<Vec<_>>(),
-            "levels": levels.collect::<Vec<_>>(),
-            "signer": signer(&document.tcb_info_issuer_chain)?,
-        },
-        "qe_identity": {
-            "issue_date": identity.issue_date,
-            "next_update": identity.next_update,
-            "tcb_evaluation_data_number": identity.tcb_evaluation_data_number,
-            "mrsigner": identity.mrsigner,
-            "isv_prod_id": identity.isvprodid,
-            "signer": signer(&document.qe_identity_issuer_chain)?,
-        },
+        "tcb_info": tcb_info,
+        "qe_identity": qe_identity,
         "root_crl": crl(&[&document.root_ca_crl.0])?,
         "pck_crl": crl(&[&document.pck_crl.0])?,
     }))

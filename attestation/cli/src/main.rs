@@ -4,6 +4,7 @@
 //! unreadable input. Results go to stdout, everything else to stderr. It reads files and the clock
 //! and never the network; every judgement is the library's.
 
+mod collateral;
 mod explain;
 mod id_block;
 mod inspect;
@@ -38,6 +39,8 @@ struct Cli {
 enum Command {
     /// Say what a file is and what it says, without believing any of it
     Inspect(inspect::Args),
+    /// Make the collateral of TDX quotes out of what Intel's service answered
+    Collateral(Box<collateral::Args>),
     /// Predict a launch measurement
     #[command(subcommand)]
     Measure(measure::Measure),
@@ -55,6 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Collateral(args) => collateral::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Measure(measure) => measure::run(&measure).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&args).map(judged),
         Command::IdBlock(args) => id_block::run(&args).map(|()| ExitCode::SUCCESS),

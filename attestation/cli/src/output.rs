@@ -40,6 +40,7 @@ fn lines(text: &mut String, value: &Value, depth: usize) {
     let indent = "  ".repeat(depth);
     let mut entry = |name: &str, value: &Value| match value {
         Value::Null => {}
+        Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_null) => {}
         Value::Object(_) | Value::Array(_) => {
             text.push_str(&format!("{indent}{name}:\n"));
             lines(text, value, depth + 1);
@@ -74,7 +75,8 @@ mod tests {
 
     #[test]
     fn people_see_the_document_without_absent_fields_or_control_characters() {
-        let document = serde_json::json!({"a": 1, "b": {"c": "x\u{1b}y"}, "d": null, "e": ["f"]});
+        let document =
+            serde_json::json!({"a": 1, "b": {"c": "x\u{1b}y"}, "d": null, "e": ["f"], "g": [null, null]});
         let mut text = String::new();
         lines(&mut text, &document, 0);
         assert_eq!(text, "a: 1\nb:\n  c: x\u{fffd}y\ne:\n  0: f\n");

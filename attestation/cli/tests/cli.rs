@@ -37,7 +37,7 @@ fn every_row_of_the_vectors_gives_its_verdict() {
         let accepted = case["verdict"].as_str().unwrap().starts_with("PASS");
         assert_eq!(code, if accepted { 0 } else { 1 }, "{name}: {verdict}");
         assert_eq!(verdict["verdict"], if accepted { "accepted" } else { "rejected" }, "{name}");
-        assert_eq!(verdict["claims_version"], 1);
+        assert_eq!(verdict["claims_version"], 2);
         assert_eq!(verdict["claims"].is_object(), accepted, "{name}");
         if accepted {
             assert_eq!(verdict["claims"]["measurement"], case["fields"]["measurement"], "{name}");
@@ -85,6 +85,7 @@ fn unusable_input_is_told_from_refused_evidence() {
         (&["verify", "snp", "--report", &empty, "--at", "now"], 2),
         (&["verify", "snp"], 2),
         (&["measure", "tdx", "--firmware", &empty], 2),
+        (&["measure", "tdx", "--firmware", &empty, "--memory", "1"], 2),
         (&["measure", "snp", "--firmware", &empty], 2),
         (&["inspect", &empty], 2),
         (&[], 2),

@@ -9,7 +9,7 @@ use std::path::Path;
 use cloister_attestation::abi::ram_ranges;
 use cloister_attestation::measure::acpi;
 use cloister_attestation::measure::tdx::{Event, MemoryRange, RtmrInputs};
-use common::{json, run, vectors, write};
+use common::{attest, json, run, vectors, write};
 use serde_json::Value;
 use tdx_pki::Scenario;
 use tdx_pki::quote::{LogEvent, MRTD};
@@ -41,20 +41,16 @@ fn a_differing_launch_is_explained() {
     assert_eq!(run(&["inspect", &transcript]).0, 0);
 }
 
-/// A firmware of four pages: code (measured), variables, a hand-off block and temporary memory, described by a TDVF
-/// descriptor, and the GUIDed table that points to it.
-fn rom() -> Vec<u8> {
-    const LEN: usize = 0x4000;
+/// Data offset, raw data size, address, memory size, type, attributes.
+type Section = (u32, u32, u64, u64, u32, u32);
+
+/// A firmware with these sections, described by a TDVF descriptor, and the GUIDed table that points to it.
+fn rom_with(len: usize, sections: &[Section]) -> Vec<u8> {
     const DESCRIPTOR: usize = 0x2100;
-    let mut rom: Vec<u8> = (0..LEN).map(|at| ((at * 31) >> 4) as u8).collect();
-    let sections: [(u32, u32, u64, u64, u32, u32); 4] = [
-        (0x2000, 0x2000, 0xffff_e000, 0x2000, 0, 1),
-        (0x1000, 0x1000, 0xffff_d000, 0x1000, 1, 0),
-        (0, 0, 0x80_9000, 0x2000, 2, 0),
-        (0, 0, 0x81_0000, 0x3000, 3, 0),
-    ];
+    let mut rom: Vec<u8> = (0..len).map(|at| ((at * 31) >> 4) as u8).collect();
     let mut descriptor = b"TDVF".to_vec();
-    [16 + 32 * 4, 1, 4u32].iter().for_each(|word| descriptor.extend(word.to_le_bytes()));
+    let count = sections.len() as u32;
+    [16 + 32 * count, 1, count].iter().for_each(|word| descriptor.extend(word.to_le_bytes()));
     for (offset, size, address, len, kind, attributes) in sections {
         descriptor.extend([offset.to_le_bytes(), size.to_le_bytes()].concat());
         descriptor.extend([address.to_le_bytes(), len.to_le_bytes()].concat());
@@ -64,10 +60,32 @@ fn rom() -> Vec<u8> {
     // Entries e47a6535-984a-4798-865e-4685a7bf8ec2 (TDVF) and 96b582de-1fb2-45f7-baea-a366c55a082d (the footer).
     let tdvf = hex::decode("35657ae44a989847865e4685a7bf8ec2").unwrap();
     let footer = hex::decode("de82b596b21ff745baeaa366c55a082d").unwrap();
-    let offset = ((LEN - DESCRIPTOR) as u32).to_le_bytes();
+    let offset = ((len - DESCRIPTOR) as u32).to_le_bytes();
     let table = [&offset[..], &22u16.to_le_bytes(), &tdvf, &40u16.to_le_bytes(), &footer].concat();
-    rom[LEN - 32 - table.len()..LEN - 32].copy_from_slice(&table);
+    rom[len - 32 - table.len()..len - 32].copy_from_slice(&table);
     rom
+}
+
+/// One that asks for what our firmware asks for.
+fn rom() -> Vec<u8> {
+    let sections = [
+        (0, 0x1_0000, 0xffff_0000, 0x1_0000, 0, 1),
+        (0, 0, 0x1000, 0x9000, 3, 0),
+        (0, 0, 0x2_6000, 0x1000, 2, 0),
+        (0, 0, 0x6_8000, 0x5000, 3, 0),
+    ];
+    rom_with(0x1_0000, &sections)
+}
+
+/// Another: four pages of code (measured) and variables, a hand-off block and temporary memory.
+fn foreign_rom() -> Vec<u8> {
+    let sections = [
+        (0x2000, 0x2000, 0xffff_e000, 0x2000, 0, 1),
+        (0x1000, 0x1000, 0xffff_d000, 0x1000, 1, 0),
+        (0, 0, 0x80_9000, 0x2000, 2, 0),
+        (0, 0, 0x81_0000, 0x3000, 3, 0),
+    ];
+    rom_with(0x4000, &sections)
 }
 
 const CPUS: u16 = 2;
@@ -144,11 +162,85 @@ fn a_range_of_a_td_that_differs_is_named() {
     assert_eq!(code, 1);
     let found = findings(&explanation);
     assert_eq!((found.len(), found[0].0, found[1].0), (2, "input", "range"), "{found:?}");
-    assert!(found[1].1.starts_with("the firmware's code at 0xffffe000 has other contents"), "{found:?}");
-    assert_eq!(explanation["findings"][1]["range"]["gpa"], "0xffffe000");
+    assert!(found[1].1.starts_with("the firmware's code at 0xffff0000 has other contents"), "{found:?}");
+    assert_eq!(explanation["findings"][1]["range"]["gpa"], "0xffff0000");
     // Without the transcript it is only known that another launch was measured.
     let (code, explanation) = explain_td(temporary.path(), &guest, &[]);
-    assert_eq!((code, &explanation["summary"]), (1, &"the report measures something else".into()));
+    assert_eq!((code, &explanation["summary"]), (1, &"the quote measures something else".into()));
+    let found = findings(&explanation);
+    assert_eq!((found.len(), found[0].0), (1, "measurement"), "{found:?}");
+    assert!(found[0].1.starts_with("MRTD of the quote is "), "{found:?}");
+}
+
+#[test]
+fn a_transcript_that_is_of_something_else_is_not_compared() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (firmware, to) =
+        (write(temporary.path(), "firmware.bin", rom()), write(temporary.path(), "transcript.json", ""));
+    assert_eq!(run(&["measure", "tdx", "--firmware", &firmware, "--transcript", &to]).0, 0);
+    let good = json(to.as_ref());
+    let explain = |transcript: &Value| {
+        let path = write(temporary.path(), "changed.json", transcript.to_string());
+        run(&["explain", "--json", "--transcript", &path, "--firmware", &firmware]).0
+    };
+    assert_eq!(explain(&good), 0);
+    for (field, value) in
+        [("version", Value::from(2)), ("tee", "snp".into()), ("tee", "sgx".into()), ("more", 1.into())]
+    {
+        let mut other = good.clone();
+        other[field] = value;
+        assert_eq!(explain(&other), 2, "{field}");
+    }
+}
+
+#[test]
+fn registers_are_predicted_for_our_firmware_only() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    for (name, rom, ours) in [("ours", rom(), true), ("foreign", foreign_rom(), false)] {
+        let (firmware, kernel) =
+            (write(temporary.path(), name, rom), write(temporary.path(), "kernel", "kernel"));
+        let corim = path("corim");
+        let measure = ["measure", "tdx", "--firmware", &firmware, "--kernel", &kernel, "--corim", &corim];
+        let (code, value) = run(&[&measure[..], &["--json"]].concat());
+        assert_eq!(code, 0, "{name}");
+        let rtmrs = value["rtmrs"].as_array().unwrap();
+        assert!(rtmrs.len() == 4 && rtmrs.iter().all(|rtmr| rtmr.is_string() == ours), "{name}: {value}");
+        assert_eq!(value["inputs"]["acpi"].is_string(), ours, "{name}");
+        let registers = std::fs::read(&corim).unwrap().windows(5).any(|window| window == b"rtmrs");
+        assert_eq!(registers, ours, "{name}");
+        let said = attest(&measure);
+        assert_eq!(
+            String::from_utf8(said.stderr).unwrap().contains("not Cloister's firmware"),
+            !ours,
+            "{name}"
+        );
+        assert_eq!(String::from_utf8(said.stdout).unwrap().contains("rtmrs:\n  0: "), ours, "{name}");
+    }
+    let guest = guest(temporary.path(), &foreign_rom(), &events("quiet"));
+    let (quote, ccel) = &guest;
+    let (firmware, kernel) = (path("foreign"), path("kernel"));
+    let inputs = ["--firmware", &firmware, "--kernel", &kernel, "--cmdline", CMDLINE, "--cpus", "2"];
+    let (code, explanation) =
+        run(&[&["explain", "--json", "--quote", quote, "--ccel", ccel][..], &inputs].concat());
+    assert_eq!((code, findings(&explanation)), (0, vec![]), "{explanation}");
+    assert!(explanation["notes"][0].as_str().unwrap().contains("not Cloister's"), "{explanation}");
+}
+
+#[test]
+fn a_log_that_contradicts_itself_is_shown_and_compared() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut lies = events(CMDLINE);
+    lies.insert(3, tdx_pki::quote::event(1, 4, &[0; 4]));
+    let guest = guest(temporary.path(), &rom(), &lies);
+    let (code, explanation) = explain_td(temporary.path(), &guest, &[]);
+    let found = findings(&explanation);
+    assert_eq!((code, found[0].0), (1, "event-log"), "{found:?}");
+    assert_eq!(found[0].1, "the event log contradicts itself: event 4 is a second separator in RTMR0");
+    assert_eq!(explanation["replay"].as_array().unwrap().len(), 4);
+    let (code, log) = run(&["inspect", "--json", &guest.1]);
+    assert_eq!((code, &log["inconsistencies"][0]), (0, &"event 4 is a second separator in RTMR0".into()));
+    assert_eq!(log["log"]["events"].as_array().unwrap().len(), lies.len());
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn every_row_of_the_vectors_gives_its_verdict() {
         let (code, verdict) = verify(&folder, text("quote"), text("collateral"), text("at_iso"), &[]);
         assert_eq!(codes(&verdict), reasons, "{name}");
         assert_eq!(code, i32::from(!reasons.is_empty()), "{name}");
-        assert_eq!(verdict["claims_version"], 1);
+        assert_eq!(verdict["claims_version"], 2);
         // Status and advisories as an independent verifier found them.
         let claims = &verdict["claims"];
         if claims.is_object() {
@@ -72,6 +72,16 @@ fn every_row_of_the_vectors_gives_its_verdict() {
             _ => assert!(claims.is_null(), "{name}"),
         }
     }
+}
+
+#[test]
+fn what_keeps_a_platform_from_every_level_is_named() {
+    let Some(folder) = vectors() else { return };
+    let collateral = "collateral/90c06f000000-2026-02-outdated.json";
+    let (_, verdict) =
+        verify(&folder, "v5-outdated-nolevel.quote.bin", collateral, "2026-03-01T00:00:00Z", &[]);
+    let message = verdict["reasons"][0]["message"].as_str().unwrap();
+    assert!(message.contains(": SGX component 8 has "), "{message}");
 }
 
 #[test]
@@ -117,9 +127,12 @@ fn an_event_log_is_compared_with_its_quote() {
     };
     let (code, verdict) = cos(&["--ccel", &right]);
     assert_eq!((code, codes(&verdict)), (0, vec![]));
-    let log = &verdict["claims"]["event_log"];
-    assert_eq!(log["events"].as_array().unwrap().len(), 43);
-    assert!(log["kernel_command_line"].as_str().unwrap().starts_with("/syslinux/vmlinuz.A init="));
+    let events = verdict["claims"]["event_log"]["events"].as_array().unwrap();
+    assert_eq!(events.len(), 43);
+    let line = &events[40];
+    assert!(line["measured_text"].as_str().unwrap().starts_with("/syslinux/vmlinuz.A init="));
+    assert_eq!((&line["rtmr"], &line["log"]["label"]), (&2.into(), &"kernel_cmdline".into()));
+    assert_eq!(events.iter().filter(|event| event["separator"] == true).count(), 2);
     assert_eq!(codes(&cos(&["--ccel", &forged]).1), ["event-log-inconsistent"]);
     assert_eq!(codes(&cos(&["--ccel", &table]).1), ["event-log-malformed"]);
     let other = "collateral/b0c06f000000-2025-06.json";
@@ -134,6 +147,31 @@ fn an_event_log_is_compared_with_its_quote() {
     assert_eq!(cos(&["--ccel", &unpadded]).0, 0);
     let shorter = write(temporary.path(), "shorter", &bytes[..18101 - 66 - 40]);
     assert_eq!(codes(&cos(&["--ccel", &shorter]).1), ["event-log-replay"]);
+    // Labels and types are nobody's word: whoever changes them changes nothing that is claimed.
+    let changed = |name: &str, from: &[u8], to: &[u8]| {
+        let bytes = std::fs::read(ccel(name)).unwrap();
+        let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+        write(temporary.path(), "changed", [&bytes[..at], to, &bytes[at + from.len()..]].concat())
+    };
+    let (from, to) = (b"\x15\0\0\0grub_cmd: defaultA=2\0", b"\x1b\0\0\0kernel_cmdline: defaultA=2\0");
+    let relabelled = changed("cos113.ccel.bin", from, to);
+    let (code, verdict) = cos(&["--ccel", &relabelled]);
+    assert_eq!((code, codes(&verdict)), (0, vec![]));
+    let event = &verdict["claims"]["event_log"]["events"][25];
+    assert_eq!(
+        (&event["measured_text"], &event["log"]["label"]),
+        (&"defaultA=2".into(), &"kernel_cmdline".into())
+    );
+    // The second separator of RTMR0, called an action.
+    let separator =
+        |kind: u32| [&1u32.to_le_bytes()[..], &kind.to_le_bytes(), &[1, 0, 0, 0, 0x0c, 0]].concat();
+    let mut bytes = std::fs::read(&forged).unwrap();
+    let places: Vec<_> = (0..bytes.len() - 14).filter(|&at| bytes[at..at + 14] == separator(4)).collect();
+    for &at in &places[1..] {
+        bytes[at..at + 14].copy_from_slice(&separator(0x8000_0007));
+    }
+    let disguised = write(temporary.path(), "disguised", bytes);
+    assert_eq!(codes(&cos(&["--ccel", &disguised]).1), ["event-log-inconsistent"]);
     let required = write(temporary.path(), "required.toml", "event_log = \"required\"\n");
     assert_eq!(codes(&cos(&["--policy", &required]).1), ["event-log-missing"]);
 }
@@ -168,6 +206,80 @@ fn a_policy_decides_what_is_acceptable() {
         assert_eq!(codes(&verdict), expected, "{quote} {more:?}");
         assert_eq!(code, i32::from(!expected.is_empty()), "{quote} {more:?}");
     }
+}
+
+/// A private key on P-256, made by OpenSSL for this test.
+const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg5d2ejyLh47Gz7rZd
+NC3kSUpJvPN8X5AYtGsCVl/HM6ahRANCAAQjs7p0xoVd4viuRufTyeQHo63HrURB
+C77FwgQzy99FTGhRq7krBRiBMlFJDAWwXsL0s9qDfwYKHj9F+8QKlPUK
+-----END PRIVATE KEY-----
+";
+
+/// The claims of a token, unverified.
+fn token(path: &str) -> Value {
+    use base64::Engine;
+    let text = std::fs::read_to_string(path).unwrap();
+    let payload = text.split('.').nth(1).unwrap();
+    let json = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap();
+    serde_json::from_slice(&json).unwrap()
+}
+
+#[test]
+fn a_token_affirms_nothing_that_a_policy_only_put_up_with() {
+    let Some(folder) = vectors() else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let (key, to) = (write(temporary.path(), "key.pem", KEY), path("token"));
+    let ear = |quote: &str, collateral: &str, at: &str, rules: &str, open: &[&str]| {
+        let (_, verdict) =
+            verify(&folder, quote, collateral, at, &["--policy", &write(temporary.path(), "rules", rules)]);
+        let claims = &verdict["claims"];
+        // Everything pinned to what it is, but for what is left open.
+        let pinned = ["mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrconfigid"].into_iter();
+        let pinned =
+            pinned.filter(|name| !open.contains(name)).map(|name| format!("{name} = [{}]\n", claims[name]));
+        let policy =
+            format!("{}report_data = {}\n{rules}", pinned.collect::<String>(), claims["report_data"]);
+        let policy = write(temporary.path(), "policy.toml", policy);
+        let more = ["--policy", &policy, "--ear", &to, "--sign-key", &key];
+        let (code, verdict) = verify(&folder, quote, collateral, at, &more);
+        assert_eq!(code, 0, "{verdict}");
+        let appraisal = token(&to)["submods"]["cpu0"].clone();
+        let vector = &appraisal["ear_trustworthiness_vector"];
+        let claim = |name: &str| vector[name].as_i64().unwrap();
+        let values = ["executables", "hardware", "runtime-opaque"].map(claim);
+        (appraisal["ear_status"].as_str().unwrap().to_owned(), values)
+    };
+    let found = |status: &str, values| (status.to_owned(), values);
+    let (right, its, at) =
+        ("v5-gotdx.quote.bin", "collateral/90c06f000000-2026-03.json", "2026-03-31T22:20:07Z");
+    assert_eq!(ear(right, its, at, "", &[]), found("affirming", [3, 2, 2]));
+    for open in ["mrtd", "rtmr0", "rtmr1", "rtmr2"] {
+        assert_eq!(ear(right, its, at, "", &[open]), found("warning", [0, 2, 2]), "{open}");
+    }
+    assert_eq!(ear(right, its, at, "", &["rtmr3", "mrconfigid"]), found("affirming", [3, 2, 2]));
+    let (debug, rules) = ("v4-debug.quote.bin", "[td_attributes]\ndebug = \"allowed\"\n");
+    let old = "collateral/50806f000000-2023-06.json";
+    assert_eq!(ear(debug, old, "2023-06-28T08:03:58Z", rules, &[]), found("warning", [3, 2, 32]));
+    let (update, rules) = ("v5-tdpreserve-update.quote.bin", "[tcb]\naccepted = [\"TDRelaunchAdvised\"]\n");
+    assert_eq!(ear(update, its, at, rules, &[]), found("warning", [3, 32, 2]));
+    // The nonce and the end of a token.
+    let with = |more: &[&str]| {
+        let base = ["--ear", &to, "--sign-key", &key];
+        verify(&folder, right, its, at, &[&base[..], more].concat()).0
+    };
+    let nonce = "0123456789abcdef";
+    assert_eq!(with(&["--ear-nonce", nonce, "--ear-lifetime", "60"]), 0);
+    let made = token(&to);
+    assert_eq!(made["exp"].as_u64().unwrap(), made["iat"].as_u64().unwrap() + 60);
+    assert_eq!(made["eat_nonce"], "ASNFZ4mrze8");
+    assert_eq!(with(&[]), 0);
+    assert!(token(&to)["exp"].is_null() && token(&to)["eat_nonce"].is_null());
+    for wrong in [["--ear-nonce", "00"], ["--ear-nonce", "zz"], ["--ear-lifetime", "0"]] {
+        assert_eq!(with(&wrong), 2, "{wrong:?}");
+    }
+    assert_eq!(verify(&folder, right, its, at, &["--ear-nonce", nonce]).0, 2, "without a token");
 }
 
 #[test]
@@ -215,6 +327,121 @@ fn tampered_quotes_and_collateral_are_refused_for_it() {
     value["tcb_info"] = serde_json::to_string_pretty(&info).unwrap().into();
     let path = write(temporary.path(), "rewritten.json", value.to_string());
     assert_eq!(codes(&verify(&folder, name, &path, at, &[]).1), ["tcb-info-signature"]);
+}
+
+#[test]
+fn collateral_is_made_of_what_intels_service_answers() {
+    let Some(folder) = vectors() else { return };
+    let name = "collateral/90c06f000000-2026-03.json";
+    let document = json(&folder.join(name));
+    let text = |field: &str| document[field].as_str().unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| write(temporary.path(), name, bytes);
+    let answer = |key: &str, field: &str| {
+        let signature = text(&format!("{field}_signature"));
+        format!("{{\"{key}\":{},\"signature\":\"{signature}\"}}", text(field))
+    };
+    let headers = |name: &str, field: &str| {
+        let chain = text(field).replace(' ', "%20").replace('\n', "%0A").replace('+', "%2B");
+        format!("HTTP/1.1 200 OK\r\n{name}: {chain}\r\nContent-Type: application/json\r\n\r\n")
+    };
+    let tcb_info = file("tcb.json", answer("tcbInfo", "tcb_info").as_bytes());
+    let qe_identity = file("qe.json", answer("enclaveIdentity", "qe_identity").as_bytes());
+    let tcb_chain = file("tcb.headers", headers("TCB-Info-Issuer-Chain", "tcb_info_issuer_chain").as_bytes());
+    let crl_chain =
+        file("crl.headers", headers("SGX-PCK-CRL-Issuer-Chain", "pck_crl_issuer_chain").as_bytes());
+    let crl = file("pck.crl", &hex::decode(text("pck_crl")).unwrap());
+    let root_crl = file("root.crl", text("root_ca_crl").as_bytes());
+    let output = temporary.path().join("made.json");
+    let output = output.to_str().unwrap();
+    let make = |tcb_info: &str, qe_identity: &str, chain: &str, crl: &str| {
+        let arguments =
+            ["collateral", "--tcb-info", tcb_info, "--qe-identity", qe_identity, "--tcb-info-chain"];
+        let more = [
+            chain,
+            "--pck-crl",
+            crl,
+            "--pck-crl-chain",
+            &crl_chain,
+            "--root-crl",
+            &root_crl,
+            "--output",
+            output,
+        ];
+        run(&[&arguments[..], &more].concat()).0
+    };
+    assert_eq!(make(&tcb_info, &qe_identity, &tcb_chain, &crl), 0);
+    let (code, verdict) = verify(&folder, "v5-gotdx.quote.bin", output, "2026-03-31T22:20:07Z", &[]);
+    assert_eq!((code, codes(&verdict)), (0, vec![]));
+    // The very texts that Intel signed.
+    for field in
+        ["tcb_info", "qe_identity", "tcb_info_signature", "qe_identity_signature", "pck_crl", "root_ca_crl"]
+    {
+        let made = json(output.as_ref())[field].as_str().unwrap().to_lowercase();
+        assert_eq!(made, text(field).to_lowercase(), "{field}");
+    }
+    for (tcb_info, qe_identity, chain, crl) in [
+        (&qe_identity, &qe_identity, &tcb_chain, &crl),
+        (&tcb_info, &tcb_info, &tcb_chain, &crl),
+        (&tcb_info, &qe_identity, &tcb_info, &crl),
+        (&tcb_info, &qe_identity, &tcb_chain, &tcb_chain),
+    ] {
+        assert_eq!(make(tcb_info, qe_identity, chain, crl), 2);
+    }
+    for (path, kind) in
+        [(&tcb_info, "TDX TCB info (not verified)"), (&qe_identity, "TDX QE identity (not verified)")]
+    {
+        let (code, found) = run(&["inspect", "--json", path]);
+        assert_eq!((code, &found["kind"]), (0, &kind.into()));
+    }
+    let (_, found) = run(&["inspect", "--json", output]);
+    assert!(found["tcb_info"]["modules"][0]["levels"][0]["isv_svn"].is_u64(), "{found}");
+    assert!(
+        found["qe_identity"]["levels"][0]["isv_svn"].is_u64()
+            && found["qe_identity"]["attributes_mask"].is_string()
+    );
+}
+
+#[test]
+fn files_that_are_nearly_something_are_named() {
+    let Some(folder) = vectors() else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let quote = std::fs::read(folder.join("v5-gotdx.quote.bin")).unwrap();
+    let digits = write(temporary.path(), "quote.hex", hex::encode(&quote) + "\n");
+    let output = common::attest(&["inspect", &digits]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("hexadecimal digits, of a TDX quote"), "{said}");
+    // What verification reads, inspection does: white space before JSON.
+    let name = "collateral/90c06f000000-2026-03.json";
+    let spaced = write(
+        temporary.path(),
+        "spaced.json",
+        [b"\r\n\t ".to_vec(), std::fs::read(folder.join(name)).unwrap()].concat(),
+    );
+    assert_eq!(run(&["inspect", &spaced]).0, 0);
+    assert_eq!(verify(&folder, "v5-gotdx.quote.bin", &spaced, "2026-03-31T22:20:07Z", &[]).0, 0);
+    let (_, found) = run(&["inspect", "--json", folder.join("v5-gotdx.quote.bin").to_str().unwrap()]);
+    assert_eq!(found["pck_chain"][0]["pck"]["sgx_svns"].as_str().map(str::len), Some(32));
+}
+
+#[test]
+fn an_xfam_is_allowed_as_it_is_printed_and_as_it_lies() {
+    let Some(folder) = vectors() else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let name = "collateral/90c06f000000-2026-03.json";
+    let with = |xfam: &str| {
+        let policy = write(temporary.path(), "policy.toml", format!("xfam = [\"{xfam}\"]\n"));
+        verify(&folder, "v5-gotdx.quote.bin", name, "2026-03-31T22:20:07Z", &["--policy", &policy])
+    };
+    let (_, verdict) = with("0x0");
+    assert_eq!(codes(&verdict), ["xfam"]);
+    let printed = verdict["claims"]["xfam"]["raw"].as_str().unwrap();
+    let number = u64::from_str_radix(&printed[2..], 16).unwrap();
+    for text in [printed.to_owned(), hex::encode(number.to_le_bytes())] {
+        assert_eq!(with(&text).0, 0, "{text}");
+    }
+    assert_eq!(with(&format!("{number:016x}")).0, 1, "bytes in the other order are another value");
+    assert_eq!(with(&printed[2..]).0, 2);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Nothing here decides about trust: a transcript or an event log is the host's or the guest's word, and only what
 //! the processor measured is evidence.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -98,13 +99,21 @@ pub struct Explanation {
     pub findings: Vec<Finding>,
     /// Variations of the inputs that would be measured exactly so.
     pub would_match: Vec<String>,
+    /// What was not compared although it was given, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// RTMR0 to RTMR3 as the event log leads to them, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<[String; 4]>,
     /// The digests that were compared.
     pub digests: Digests,
 }
 
 impl Explanation {
-    /// The answer that follows from the findings. `consistent` is whether the transcript, if there is one, agrees with itself.
+    /// The answer that follows from the findings. `evidence` is what has the measurement: the report or the quote.
+    /// `consistent` is whether the transcript, if there is one, agrees with itself.
     pub(crate) fn new(
+        evidence: &str,
         digests: Digests,
         consistent: bool,
         findings: Vec<Finding>,
@@ -112,12 +121,15 @@ impl Explanation {
     ) -> Self {
         let agree = findings.is_empty() && digests.agree();
         let summary = match () {
-            () if agree => "everything that was given agrees",
-            () if !consistent => "the transcript contradicts itself: it was changed, or is not of one launch",
-            () if digests.agree() => later(&findings),
-            () => differing(&digests, !would_match.is_empty()),
+            () if agree => String::from("everything that was given agrees"),
+            () if !consistent => {
+                String::from("the transcript contradicts itself: it was changed, or is not of one launch")
+            }
+            () if digests.agree() => String::from(later(&findings)),
+            () => differing(evidence, &digests, !would_match.is_empty()),
         };
-        Self { version: 1, agree, summary: String::from(summary), findings, would_match, digests }
+        let (notes, replay) = (Vec::new(), None);
+        Self { version: 1, agree, summary, findings, would_match, notes, replay, digests }
     }
 }
 
@@ -134,25 +146,24 @@ fn later(findings: &[Finding]) -> &'static str {
 }
 
 /// Which of the three stands alone.
-fn differing(digests: &Digests, found: bool) -> &'static str {
+fn differing(evidence: &str, digests: &Digests, found: bool) -> String {
     let Digests { expected, transcript, measurement } = digests;
+    let measures = if found { "a variation of it" } else { "something else" };
     match (expected, transcript, measurement) {
         (Some(e), Some(t), Some(m)) if e == t && t != m => {
-            if found {
-                "the transcript says what was expected, and the report measures a variation of it"
-            } else {
-                "the transcript says what was expected, and the report measures something else"
-            }
+            format!("the transcript says what was expected, and the {evidence} measures {measures}")
         }
         (Some(e), Some(t), Some(m)) if e == m && t != m => {
-            "the report is of what was expected; the transcript is of another launch"
+            format!("the {evidence} is of what was expected; the transcript is of another launch")
         }
         (Some(e), Some(t), Some(m)) if t == m && e != m => {
-            "the guest was launched as the transcript says, which is not what was expected"
+            "the guest was launched as the transcript says, which is not what was expected".into()
         }
-        (Some(_), Some(_), Some(_)) => "inputs, transcript and report are of three different launches",
-        (Some(_), Some(_), None) => "the transcript is not of a launch of these inputs",
-        (_, _, _) if found => "the report measures a variation of the inputs",
-        _ => "the report measures something else",
+        (Some(_), Some(_), Some(_)) => {
+            format!("inputs, transcript and {evidence} are of three different launches")
+        }
+        (Some(_), Some(_), None) => "the transcript is not of a launch of these inputs".into(),
+        (_, _, _) if found => format!("the {evidence} measures a variation of the inputs"),
+        _ => format!("the {evidence} measures something else"),
     }
 }

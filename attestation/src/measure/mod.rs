@@ -5,6 +5,8 @@
 
 pub mod acpi;
 #[cfg(feature = "std")]
+mod document;
+#[cfg(feature = "std")]
 pub mod explanation;
 mod guid;
 #[cfg(feature = "alloc")]

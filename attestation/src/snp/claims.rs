@@ -1,4 +1,4 @@
-//! What an authentic report says, as a document: claims of version 1.
+//! What an authentic report says, as a document: claims of version 2.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;

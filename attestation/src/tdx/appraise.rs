@@ -48,8 +48,14 @@ fn identity(report: &TdReport, policy: &Policy, reasons: &mut Reasons) {
 fn service_tds(report: &TdReport, policy: &Policy, reasons: &mut Reasons) {
     const NONE: &[Hex<48>] = &[Hex([0; 48])];
     let list = Some(policy.mrservicetd.as_deref().unwrap_or(NONE));
-    if let Some(v15) = &report.v15 {
-        listed(reasons, Code::Mrservicetd, "MRSERVICETD", &v15.mrservicetd, list);
+    match &report.v15 {
+        Some(v15) => listed(reasons, Code::Mrservicetd, "MRSERVICETD", &v15.mrservicetd, list),
+        // Who lists service TDs wants to know which there are.
+        None if policy.mrservicetd.is_some() => {
+            let message = format!("a TD report of TDX {} has no MRSERVICETD", report.kind().name());
+            reasons.push(Code::Mrservicetd, message);
+        }
+        None => {}
     }
     // Without SERVTD_EXT these are zero, whatever MRSERVICETD is.
     if let Some(ex) = report.ex.as_ref().filter(|_| report.td_attributes().servtd_ext()) {

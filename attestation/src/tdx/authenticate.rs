@@ -12,7 +12,7 @@ use super::chain::{self, PckCa, Window};
 use super::claims::EventLogClaims;
 use super::collateral::{Collateral, Crls};
 use super::documents::{ModuleSigner, QeIdentity, TcbInfo};
-use super::event_log::EventLog;
+use super::event_log::{EventLog, EventLogError};
 use super::pck::{Pck, PckError};
 use super::policy::Padding;
 use super::quote::{EnclaveReport, Quote, TdReport};
@@ -376,8 +376,11 @@ fn event_log(evidence: &Evidence<'_>, report: &TdReport, reasons: &mut Reasons) 
     let log = match EventLog::parse(evidence.event_log?) {
         Ok(log) => log,
         Err(error) => {
-            let lie = error.is_lie();
-            reasons.push(if lie { Code::EventLogInconsistent } else { Code::EventLogMalformed }, error);
+            let code = match error {
+                EventLogError::Inconsistent(_) => Code::EventLogInconsistent,
+                _ => Code::EventLogMalformed,
+            };
+            reasons.push(code, error);
             return None;
         }
     };

@@ -1,4 +1,4 @@
-//! What an authentic quote says, as a document: claims of version 1.
+//! What an authentic quote says, as a document: claims of version 2.
 
 use alloc::format;
 use alloc::string::String;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::authenticate::Authentic;
 use super::chain::PckCa;
 use super::collateral::Crls;
-use super::event_log::{Event, EventLog};
+use super::event_log::{Event, EventLog, Label};
 use super::pck::PlatformConfiguration;
 use super::quote::{Td15Ex, TdReport};
 use super::tcb::TcbVerdict;
@@ -102,6 +102,8 @@ pub struct PlatformClaims {
     pub fmspc: Hex<6>,
     pub pce_id: Hex<2>,
     pub cpu_svn: Hex<16>,
+    /// Of the SGX components, 1 first: what TCB levels are compared with.
+    pub sgx_svns: Hex<16>,
     pub pce_svn: u16,
     pub ppid: Hex<16>,
     pub sgx_type: u8,
@@ -143,55 +145,76 @@ pub struct CollateralClaims {
 }
 
 /// An event log that leads to the RTMRs.
+///
+/// Which kernel command line a boot loader measured is no claim: the label that says so is not measured, and neither
+/// the bytes nor their place tell one from a command of the boot loader's configuration. Who must know pins RTMR2.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct EventLogClaims {
-    /// What GRUB gave the kernel, where that was measured.
-    pub kernel_command_line: Option<String>,
     pub events: Vec<EventClaims>,
 }
 
-/// One event.
+/// One event. All but `log` is as true as the quote.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EventClaims {
     /// 0 to 3; absent where nothing was extended.
     pub rtmr: Option<usize>,
-    /// The type, by name where it has one.
-    pub kind: String,
     /// What the RTMR was extended by.
     pub digest: Hex<48>,
-    /// Whether the digest is of the event's data: only then is the data what was measured.
+    /// Whether it is the line between the firmware and what it started.
+    pub separator: bool,
+    /// Whether the log has the bytes that the digest is of.
     pub data_measured: bool,
-    /// The data where it is text.
+    /// Exactly those bytes, where they are text.
+    pub measured_text: Option<String>,
+    /// What the log says beside that.
+    pub log: LogWord,
+}
+
+/// The log's word about an event: not measured, and so anybody's who had the log in his hands.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LogWord {
+    /// The type, by name where it has one.
+    pub kind: String,
+    /// What it says that the measured bytes are: GRUB's prefix, a variable's name.
+    pub label: Option<String>,
+    /// A description in place of the measured bytes, where it is text.
     pub text: Option<String>,
 }
 
 impl EventLogClaims {
     /// All events of a log.
     pub fn new(log: &EventLog<'_>) -> Self {
-        let command_line = log.events().iter().find_map(Event::kernel_command_line);
-        Self {
-            kernel_command_line: command_line.map(String::from),
-            events: log.events().iter().map(EventClaims::new).collect(),
-        }
+        Self { events: log.events().iter().map(EventClaims::new).collect() }
     }
 }
 
 impl EventClaims {
     fn new(event: &Event<'_>) -> Self {
-        let text = core::str::from_utf8(event.data.bytes()).ok().map(|text| text.trim_end_matches('\0'));
-        let printable =
-            |text: &&str| !text.is_empty() && !text.contains(|c: char| c.is_control() && c != '\n');
+        let data_measured = event.data.is_measured();
+        let text = core::str::from_utf8(event.data.bytes()).ok().filter(|text| is_printable(text));
         Self {
             rtmr: event.rtmr.map(|rtmr| rtmr.index()),
-            kind: event.kind_name().map_or_else(|| format!("{:#x}", event.kind), String::from),
             digest: Hex(*event.digest),
-            data_measured: event.data.is_measured(),
-            text: text.filter(printable).map(String::from),
+            separator: event.separator,
+            data_measured,
+            measured_text: text.filter(|_| data_measured).map(String::from),
+            log: LogWord {
+                kind: event.kind_name().map_or_else(|| format!("{:#x}", event.kind), String::from),
+                label: event.label.map(Label::text),
+                text: text.filter(|_| !data_measured).map(|text| text.trim_end_matches('\0').into()),
+            },
         }
     }
+}
+
+/// Whether it is text, with or without NULs at its end.
+fn is_printable(text: &str) -> bool {
+    let text = text.trim_end_matches('\0');
+    !text.is_empty() && !text.contains(|c: char| c.is_control() && c != '\n')
 }
 
 /// ATTRIBUTES by name.
@@ -266,6 +289,7 @@ impl Authentic {
             fmspc: pck.fmspc,
             pce_id: pck.pce_id,
             cpu_svn: pck.cpu_svn,
+            sgx_svns: Hex(pck.svns.sgx),
             pce_svn: pck.svns.pce,
             ppid: pck.ppid,
             sgx_type: pck.sgx_type,

@@ -8,15 +8,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::tcb::TcbStatus;
-use crate::measure::read_hex;
+use crate::measure::{hex_string, read_hex};
 use crate::snp::Hex;
 use crate::x509::UnixTime;
 
 /// Real ones have some 20 KiB.
-const MAX_BYTES: usize = 1 << 20;
+pub(super) const MAX_BYTES: usize = 1 << 20;
 /// Real ones have fewer than twenty.
 const MAX_LEVELS: usize = 256;
 
@@ -50,8 +50,11 @@ pub enum CollateralError {
 }
 
 /// The file that carries all collateral of a quote: certificate chains as PEM, CRLs and signatures as hexadecimal
-/// digits, the signed documents as the very text that was signed. `dcap-qvl` and PCCS tools write it.
-#[derive(Clone, Debug, Deserialize)]
+/// digits, the signed documents as the very text that was signed. `dcap-qvl` writes it, and [`PcsAnswers::document`] makes
+/// it of the answers of Intel's service.
+///
+/// [`PcsAnswers::document`]: super::PcsAnswers::document
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct CollateralDocument {
     pub pck_crl_issuer_chain: String,
@@ -75,6 +78,12 @@ impl CollateralDocument {
 /// Bytes as hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HexBytes(pub Vec<u8>);
+
+impl Serialize for HexBytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex_string(&self.0))
+    }
+}
 
 impl<'de> Deserialize<'de> for HexBytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

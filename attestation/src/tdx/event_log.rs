@@ -2,9 +2,12 @@
 //! format of the TCG PC Client Platform Firmware Profile (section 10), which ACPI's CCEL table points to.
 //!
 //! A log is the guest's own story. It is worth what its replay is worth: [`EventLog::replay`] says which RTMRs
-//! would come of it, and only a quote that has those makes its *digests* true. An event's *data* is true only
-//! where the digest is of that data, which [`EventLog::parse`] checks wherever the event's type says how.
+//! would come of it, and only a quote that has those makes its *digests* true: which there are, in which register and
+//! in which order. An event's *data* is true only where the digest is of those very bytes. All else, an event's type and
+//! what is written before the measured bytes included, is what somebody wrote on the log's way here: nothing may be
+//! concluded from it, and a check that looks at it first can be walked around by changing it.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -56,9 +59,17 @@ const TYPES: &[(u32, &str, bool)] = &[
 ];
 
 /// What GRUB puts before the text that it measures in its EV_IPL events.
-const GRUB_PREFIXES: &[&[u8]] = &[b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: "];
+const GRUB_PREFIXES: &[(&str, &str)] = &[
+    ("grub_cmd", "grub_cmd: "),
+    ("kernel_cmdline", "kernel_cmdline: "),
+    ("module_cmdline", "module_cmdline: "),
+];
 
-/// Why a log is not to be believed.
+/// What a separator measures. The third value that there is, four bytes 01 00 00 00 where the firmware failed, is no
+/// mark: a BootOrder of two entries has the same bytes.
+const SEPARATORS: [[u8; 4]; 2] = [[0; 4], [0xff; 4]];
+
+/// Why bytes are no log, or a log is not to be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum EventLogError {
@@ -83,6 +94,15 @@ pub enum EventLogError {
     /// Bytes behind the last event that are neither all 0xff nor all zero.
     #[error("what follows event {event} is neither an event nor padding")]
     Padding { event: usize },
+    /// It is well-formed and lies.
+    #[error(transparent)]
+    Inconsistent(#[from] Inconsistency),
+}
+
+/// Where a well-formed log lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Inconsistency {
     /// The event's digest is not of its data although the event's type says so.
     #[error("event {event} ({name}) has a digest that is not of its data")]
     EventDigest { event: usize, name: &'static str },
@@ -92,13 +112,6 @@ pub enum EventLogError {
     /// A second line between firmware and what it starts: events of one side pose as the other's.
     #[error("event {event} is a second separator in {rtmr}")]
     SecondSeparator { event: usize, rtmr: RtmrIndex },
-}
-
-impl EventLogError {
-    /// Whether the log is well-formed and lies.
-    pub const fn is_lie(self) -> bool {
-        matches!(self, Self::EventDigest { .. } | Self::SeparatorData { .. } | Self::SecondSeparator { .. })
-    }
 }
 
 /// One of RTMR0 to RTMR3.
@@ -127,7 +140,7 @@ impl fmt::Display for RtmrIndex {
 /// How an event's data is tied to its digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventData<'a> {
-    /// The digest is of these bytes: they are as true as the digest.
+    /// The digest is of exactly these bytes: they are as true as the digest.
     Measured(&'a [u8]),
     /// The digest is of something else; this only describes it, and anybody could have written it.
     Described(&'a [u8]),
@@ -147,37 +160,59 @@ impl<'a> EventData<'a> {
     }
 }
 
+/// What the log writes before the bytes that were measured. It was not measured: under another label the same bytes are
+/// as good an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Label<'a> {
+    /// What GRUB says that the text is: a command, or the command line of a kernel or of a module.
+    Grub(&'static str),
+    /// The name of an EFI variable, UTF-16.
+    Variable(&'a [u8]),
+}
+
+impl Label<'_> {
+    /// As text.
+    pub fn text(self) -> String {
+        match self {
+            Self::Grub(name) => name.into(),
+            Self::Variable(name) => {
+                let (units, _) = name.as_chunks::<2>();
+                let units = units.iter().map(|unit| u16::from_le_bytes(*unit));
+                char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+            }
+        }
+    }
+}
+
 /// One event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
     /// What was extended; `None` for an EV_NO_ACTION, which extends nothing.
     pub rtmr: Option<RtmrIndex>,
-    /// Its type.
-    pub kind: u32,
     /// SHA-384, by which the RTMR was extended.
     pub digest: &'a [u8; SHA384_BYTES],
+    /// Whether that is the digest of a separator, whatever the log says that it is.
+    pub separator: bool,
     /// What it is about.
     pub data: EventData<'a>,
+    /// Its type, as the log says: it was not measured.
+    pub kind: u32,
+    /// What stands before the measured bytes, as the log says.
+    pub label: Option<Label<'a>>,
 }
 
-impl<'a> Event<'a> {
+impl Event<'_> {
     /// The name of its type, where it is known.
     pub fn kind_name(&self) -> Option<&'static str> {
         TYPES.iter().find(|row| row.0 == self.kind).map(|row| row.1)
     }
-
-    /// The command line that GRUB gave the kernel, if this is the event that measures it.
-    pub fn kernel_command_line(&self) -> Option<&'a str> {
-        let EventData::Measured(data) = self.data else { return None };
-        let text = data.strip_prefix(b"kernel_cmdline: ").filter(|_| self.kind == EV_IPL)?;
-        core::str::from_utf8(text).ok().map(|text| text.trim_end_matches('\0'))
-    }
 }
 
-/// A well-formed log whose events are consistent in themselves.
+/// A well-formed log.
 #[derive(Clone, Debug)]
 pub struct EventLog<'a> {
     events: Vec<Event<'a>>,
+    inconsistencies: Vec<Inconsistency>,
 }
 
 /// TCG_PCClientPCREvent, the form of the first event only.
@@ -238,8 +273,18 @@ impl<'a> EventLog<'a> {
         bytes.get(size_of::<FirstEvent>()..).is_some_and(|data| data.starts_with(SIGNATURE))
     }
 
-    /// Reads a log, with the padding of its area or without.
+    /// Reads a log, with the padding of its area or without; refuses one that contradicts itself.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, EventLogError> {
+        let log = Self::read(bytes)?;
+        match log.inconsistencies.first() {
+            Some(&inconsistency) => Err(inconsistency.into()),
+            None => Ok(log),
+        }
+    }
+
+    /// As [`EventLog::parse`], for looking at a log and never for believing it: one that contradicts itself is read, and
+    /// says where ([`EventLog::inconsistencies`]).
+    pub fn read(bytes: &'a [u8]) -> Result<Self, EventLogError> {
         if bytes.len() > MAX_BYTES {
             return Err(EventLogError::TooLong { len: bytes.len() });
         }
@@ -249,13 +294,26 @@ impl<'a> EventLog<'a> {
         if sha384.is_none_or(|algorithm| usize::from(algorithm.digest_bytes.get()) != SHA384_BYTES) {
             return Err(EventLogError::NoSha384);
         }
-        let mut events = Vec::new();
+        let separators = SEPARATORS.map(|value| <[u8; SHA384_BYTES]>::from(Sha384::digest(value)));
+        let (mut events, mut inconsistencies) = (Vec::new(), Vec::new());
         while !is_padding(rest) {
             let number = events.len().saturating_add(1);
-            events.push(event(&mut rest, number, &algorithms)?);
+            let wire = event(&mut rest, number, &algorithms)?;
+            let (data, label) = wire.tie().unwrap_or_else(|name| {
+                inconsistencies.push(Inconsistency::EventDigest { event: number, name });
+                (EventData::Described(wire.data), None)
+            });
+            let WireEvent { rtmr, kind, digest, .. } = wire;
+            let separator = rtmr.is_some() && separators.contains(digest);
+            events.push(Event { rtmr, digest, separator, data, kind, label });
         }
-        check_separators(&events)?;
-        Ok(Self { events })
+        check_separators(&events, &mut inconsistencies);
+        Ok(Self { events, inconsistencies })
+    }
+
+    /// Where the log contradicts itself.
+    pub fn inconsistencies(&self) -> &[Inconsistency] {
+        &self.inconsistencies
     }
 
     /// The events, without the first, which describes the log.
@@ -309,11 +367,19 @@ fn is_padding(rest: &[u8]) -> bool {
     rest.iter().all(|&byte| byte == 0xff) || rest.iter().all(|&byte| byte == 0)
 }
 
+/// An event as it stands in the log.
+struct WireEvent<'a> {
+    rtmr: Option<RtmrIndex>,
+    kind: u32,
+    digest: &'a [u8; SHA384_BYTES],
+    data: &'a [u8],
+}
+
 fn event<'a>(
     rest: &mut &'a [u8],
     number: usize,
     algorithms: &[Algorithm],
-) -> Result<Event<'a>, EventLogError> {
+) -> Result<WireEvent<'a>, EventLogError> {
     let truncated = EventLogError::Truncated { event: number };
     let header: &EventHeader = wire(rest).ok_or(truncated)?;
     // The first register that is none: padding that is not all padding.
@@ -342,216 +408,68 @@ fn event<'a>(
         EV_NO_ACTION => None,
         _ => Some(RtmrIndex::from_log(index).ok_or(EventLogError::Register { event: number, index })?),
     };
-    Ok(Event { rtmr, kind, digest, data: check_data(kind, digest, data, number)? })
+    Ok(WireEvent { rtmr, kind, digest, data })
 }
 
-/// Ties data and digest together as the type says.
-fn check_data<'a>(
-    kind: u32,
-    digest: &[u8; SHA384_BYTES],
-    data: &'a [u8],
-    event: usize,
-) -> Result<EventData<'a>, EventLogError> {
-    let measured = |bytes: &[u8]| Sha384::digest(bytes).as_slice() == digest;
-    let (name, of_data) =
-        TYPES.iter().find(|row| row.0 == kind).map_or(("unknown", false), |row| (row.1, row.2));
-    let wrong = EventLogError::EventDigest { event, name };
-    if kind == EV_NO_ACTION {
-        return Ok(EventData::Described(data));
+impl<'a> WireEvent<'a> {
+    /// Ties data and digest together as the type says; its name where they do not fit.
+    fn tie(&self) -> Result<(EventData<'a>, Option<Label<'a>>), &'static str> {
+        let Self { kind, data, .. } = *self;
+        let measured = |bytes: &[u8]| Sha384::digest(bytes).as_slice() == self.digest;
+        let (name, of_data) =
+            TYPES.iter().find(|row| row.0 == kind).map_or(("unknown", false), |row| (row.1, row.2));
+        if kind == EV_NO_ACTION {
+            return Ok((EventData::Described(data), None));
+        }
+        if measured(data) {
+            return Ok((EventData::Measured(data), None));
+        }
+        let labelled = match kind {
+            EV_IPL => grub_text(data),
+            // EDK2 measures a boot variable's value only, newer versions the whole structure.
+            EV_EFI_VARIABLE_BOOT => Some(variable_value(data).ok_or(name)?),
+            _ => None,
+        };
+        match labelled {
+            Some((label, bytes)) if measured(bytes) => Ok((EventData::Measured(bytes), Some(label))),
+            Some(_) => Err(name),
+            None if of_data => Err(name),
+            None => Ok((EventData::Described(data), None)),
+        }
     }
-    if measured(data) {
-        return Ok(EventData::Measured(data));
-    }
-    if of_data {
-        return Err(wrong);
-    }
-    if let Some(text) = GRUB_PREFIXES.iter().find_map(|prefix| data.strip_prefix(*prefix))
-        && kind == EV_IPL
-    {
-        let text = text.strip_suffix(b"\0").unwrap_or(text);
-        return if measured(text) { Ok(EventData::Measured(data)) } else { Err(wrong) };
-    }
-    // EDK2 measures a boot variable's value only, newer versions the whole structure.
-    if kind == EV_EFI_VARIABLE_BOOT {
-        let value = variable_value(data).filter(|value| measured(value)).ok_or(wrong)?;
-        // The value is measured, its name is not; what the log says is the value under that name.
-        return Ok(EventData::Measured(value));
-    }
-    Ok(EventData::Described(data))
 }
 
-fn variable_value(mut data: &[u8]) -> Option<&[u8]> {
+/// What GRUB measures, behind its prefix and without the NUL at the end.
+fn grub_text(data: &[u8]) -> Option<(Label<'_>, &[u8])> {
+    let (name, text) = GRUB_PREFIXES
+        .iter()
+        .find_map(|(name, prefix)| Some((*name, data.strip_prefix(prefix.as_bytes())?)))?;
+    Some((Label::Grub(name), text.strip_suffix(b"\0").unwrap_or(text)))
+}
+
+fn variable_value(mut data: &[u8]) -> Option<(Label<'_>, &[u8])> {
     let variable: &VariableData = wire(&mut data)?;
     let name_bytes = usize::try_from(variable.name_units.get()).ok()?.checked_mul(2)?;
-    take(&mut data, name_bytes)?;
-    (u64::try_from(data.len()) == Ok(variable.data_bytes.get())).then_some(data)
+    let name = take(&mut data, name_bytes)?;
+    (u64::try_from(data.len()) == Ok(variable.data_bytes.get())).then_some((Label::Variable(name), data))
 }
 
-/// A separator is the line between firmware and what it starts; there is at most one in a register.
-fn check_separators(events: &[Event<'_>]) -> Result<(), EventLogError> {
+/// A separator is the line between firmware and what it starts; there is at most one in a register. What is one, the
+/// digest says: the type could be changed to hide it.
+fn check_separators(events: &[Event<'_>], inconsistencies: &mut Vec<Inconsistency>) {
     let mut seen = [false; 4];
-    for (index, event) in events.iter().enumerate().filter(|(_, event)| event.kind == EV_SEPARATOR) {
-        let number = index.saturating_add(1);
-        if ![[0; 4], [0xff; 4]].iter().any(|value| value == event.data.bytes()) {
-            return Err(EventLogError::SeparatorData { event: number });
+    for (event, number) in events.iter().zip(1..) {
+        if event.kind == EV_SEPARATOR && !event.separator {
+            inconsistencies.push(Inconsistency::SeparatorData { event: number });
         }
-        let Some(rtmr) = event.rtmr else { continue };
+        let Some(rtmr) = event.rtmr.filter(|_| event.separator) else { continue };
         if let Some(seen) = seen.get_mut(rtmr.index())
             && core::mem::replace(seen, true)
         {
-            return Err(EventLogError::SecondSeparator { event: number, rtmr });
+            inconsistencies.push(Inconsistency::SecondSeparator { event: number, rtmr });
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// A log of these events: register, type, digest, data.
-    pub fn log(events: &[(u32, u32, [u8; 48], &[u8])]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let id = [&SIGNATURE[..], &[0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0c, 0, 48, 0, 0]].concat();
-        bytes.extend([1, 0, 0, 0, 3, 0, 0, 0]);
-        bytes.extend([0; 20]);
-        bytes.extend((id.len() as u32).to_le_bytes());
-        bytes.extend(id);
-        for (register, kind, digest, data) in events {
-            bytes.extend(register.to_le_bytes());
-            bytes.extend(kind.to_le_bytes());
-            bytes.extend(1u32.to_le_bytes());
-            bytes.extend(TPM_ALG_SHA384.to_le_bytes());
-            bytes.extend(digest);
-            bytes.extend((data.len() as u32).to_le_bytes());
-            bytes.extend(*data);
-        }
-        bytes
-    }
-
-    fn of(data: &[u8]) -> [u8; 48] {
-        Sha384::digest(data).into()
-    }
-
-    const ACTION: u32 = 0x8000_0007;
-
-    #[test]
-    fn replay_extends_each_register_in_order_and_skips_what_extends_nothing() {
-        let events: &[(u32, u32, [u8; 48], &[u8])] = &[
-            (1, ACTION, of(b"a"), b"a"),
-            (0, EV_NO_ACTION, [0; 48], b"StartupLocality"),
-            (4, 0x6, [7; 48], b"tag"),
-            (1, EV_SEPARATOR, of(&[0; 4]), &[0; 4]),
-        ];
-        let bytes = log(events);
-        let rtmrs = EventLog::parse(&bytes).unwrap().replay();
-        let extend = |old: [u8; 48], digest: [u8; 48]| of(&[old, digest].concat());
-        let expected = extend(extend([0; 48], of(b"a")), of(&[0; 4]));
-        assert_eq!(rtmrs, [expected, [0; 48], [0; 48], extend([0; 48], [7; 48])]);
-    }
-
-    #[test]
-    fn a_log_may_end_at_its_last_event_or_in_padding() {
-        let bytes = log(&[(1, ACTION, of(b"a"), b"a")]);
-        for padding in [&[][..], &[0xff; 1], &[0xff; 4096], &[0; 3], &[0; 4096]] {
-            let padded = [&bytes[..], padding].concat();
-            assert_eq!(EventLog::parse(&padded).unwrap().events().len(), 1, "{}", padding.len());
-        }
-        let mixed = [&bytes[..], &[0xff; 20], &[0; 20]].concat();
-        assert_eq!(EventLog::parse(&mixed).unwrap_err(), EventLogError::Padding { event: 1 });
-        for cut in 66..bytes.len() {
-            let error = EventLog::parse(&bytes[..cut]).unwrap_err();
-            assert!(
-                matches!(error, EventLogError::Truncated { event: 1 } | EventLogError::Digests { event: 1 }),
-                "{cut}: {error}"
-            );
-        }
-    }
-
-    #[test]
-    fn data_is_believed_only_where_the_digest_is_of_it() {
-        let variable = [&[9; 16][..], &1u64.to_le_bytes(), &2u64.to_le_bytes(), &[b'B', 0], b"on"].concat();
-        for (kind, digest, data, expected) in [
-            (ACTION, of(b"a"), &b"a"[..], Ok(true)),
-            (ACTION, of(b"b"), b"a", Err("EV_EFI_ACTION")),
-            (0x8, of(b"v"), b"w", Err("EV_S_CRTM_VERSION")),
-            (0x8000_0001, of(b"v"), b"w", Err("EV_EFI_VARIABLE_DRIVER_CONFIG")),
-            (0x8000_00e0, of(b"v"), b"w", Err("EV_EFI_VARIABLE_AUTHORITY")),
-            (0x8000_0006, of(b"v"), b"w", Err("EV_EFI_GPT_EVENT")),
-            (0x8000_000c, of(b"v"), b"w", Err("EV_EFI_VARIABLE_BOOT2")),
-            (EV_EFI_VARIABLE_BOOT, of(b"on"), &variable, Ok(true)),
-            (EV_EFI_VARIABLE_BOOT, of(&variable), &variable, Ok(true)),
-            (EV_EFI_VARIABLE_BOOT, of(b"no"), &variable, Err("EV_EFI_VARIABLE_BOOT")),
-            (EV_EFI_VARIABLE_BOOT, of(b"on"), &variable[..35], Err("EV_EFI_VARIABLE_BOOT")),
-            (EV_IPL, of(b"quiet"), b"kernel_cmdline: quiet\0", Ok(true)),
-            (EV_IPL, of(b"quiet"), b"kernel_cmdline: debug\0", Err("EV_IPL")),
-            (EV_IPL, of(b"set a"), b"grub_cmd: set b\0", Err("EV_IPL")),
-            (EV_IPL, of(b"a file"), b"/vmlinuz\0", Ok(false)),
-            (0x8000_0003, of(b"a file"), b"path", Ok(false)),
-            (0x1234, of(b"a file"), b"whatever", Ok(false)),
-        ] {
-            let bytes = log(&[(2, kind, digest, data)]);
-            let found = EventLog::parse(&bytes).map(|log| log.events()[0].data.is_measured());
-            let expected = expected.map_err(|name| EventLogError::EventDigest { event: 1, name });
-            assert_eq!(found, expected, "{kind:#x}");
-        }
-    }
-
-    #[test]
-    fn a_kernel_command_line_is_told_only_where_it_was_measured() {
-        let bytes = log(&[
-            (3, EV_IPL, of(b"quiet"), b"kernel_cmdline: quiet\0"),
-            (3, 0x6, of(b"x"), b"kernel_cmdline: debug\0"),
-        ]);
-        let log = EventLog::parse(&bytes).unwrap();
-        let lines: Vec<_> = log.events().iter().map(Event::kernel_command_line).collect();
-        assert_eq!(lines, [Some("quiet"), None]);
-    }
-
-    #[test]
-    fn separators_are_one_a_register_and_say_that_they_are() {
-        let separator = |register, data: &'static [u8]| (register, EV_SEPARATOR, of(data), data);
-        let zero: &[u8] = &[0; 4];
-        for (events, expected) in [
-            (vec![separator(1, zero), separator(2, &[0xff; 4])], Ok(())),
-            (
-                vec![separator(1, zero), separator(1, zero)],
-                Err(EventLogError::SecondSeparator { event: 2, rtmr: RtmrIndex(0) }),
-            ),
-            (vec![separator(1, b"none")], Err(EventLogError::SeparatorData { event: 1 })),
-            (vec![separator(1, b"")], Err(EventLogError::SeparatorData { event: 1 })),
-        ] {
-            assert_eq!(EventLog::parse(&log(&events)).map(drop), expected);
-        }
-    }
-
-    #[test]
-    fn what_is_no_log_is_refused() {
-        let bytes = log(&[(1, ACTION, of(b"a"), b"a")]);
-        let with = |at: usize, value: u8| {
-            let mut bytes = bytes.clone();
-            bytes[at] = value;
-            EventLog::parse(&bytes).map(drop).unwrap_err()
-        };
-        for (at, value, expected) in [
-            (4, 4, EventLogError::Header),     // type of the first event
-            (28, 0xff, EventLogError::Header), // its length
-            (32, b's', EventLogError::Header), // its signature
-            (56, 2, EventLogError::Header),    // number of algorithms
-            (56, 0, EventLogError::Header),
-            (60, 0x0b, EventLogError::NoSha384), // algorithm
-            (62, 32, EventLogError::NoSha384),   // its digest's size
-            (64, 1, EventLogError::Header),      // vendor information
-            (65, 0, EventLogError::Register { event: 1, index: 0 }),
-            (65, 5, EventLogError::Register { event: 1, index: 5 }),
-            (73, 2, EventLogError::Digests { event: 1 }),
-            (77, 4, EventLogError::Digests { event: 1 }),
-            (127, 0xff, EventLogError::Truncated { event: 1 }),
-        ] {
-            assert_eq!(with(at, value), expected, "byte {at}");
-        }
-        assert_eq!(EventLog::parse(&[]).unwrap_err(), EventLogError::Header);
-        let len = MAX_BYTES + 1;
-        assert_eq!(EventLog::parse(&vec![0; len]).unwrap_err(), EventLogError::TooLong { len });
-    }
-}
+pub(crate) mod tests;

@@ -43,6 +43,8 @@ mod documents;
 #[cfg(feature = "verify")]
 mod pck;
 #[cfg(feature = "verify")]
+mod pcs;
+#[cfg(feature = "verify")]
 mod policy;
 #[cfg(feature = "verify")]
 mod roots;
@@ -50,7 +52,7 @@ mod roots;
 mod tcb;
 
 pub use bits::{TdAttributes, Xfam};
-pub use event_log::{Event, EventData, EventLog, EventLogError, RtmrIndex};
+pub use event_log::{Event, EventData, EventLog, EventLogError, Inconsistency, Label, RtmrIndex};
 pub use quote::{BodyType, EnclaveReport, Quote, QuoteError, Td10, Td15, Td15Ex, TdReport};
 
 #[cfg(feature = "verify")]
@@ -58,13 +60,14 @@ pub use self::{
     appraise::appraise,
     authenticate::{Authentic, Evidence, VerifiedPlatform, authenticate},
     chain::PckCa,
-    claims::{Claims, EventClaims, EventLogClaims, ExtendedClaims},
+    claims::{Claims, EventClaims, EventLogClaims, ExtendedClaims, LogWord},
     collateral::{Collateral, Crls},
-    documents::{CollateralDocument, CollateralError, QeIdentity, TcbInfo},
+    documents::{CollateralDocument, CollateralError, EnclaveLevel, HexBytes, QeIdentity, TcbInfo},
     pck::{Pck, PckError, PlatformConfiguration},
+    pcs::{AnswerError, PcsAnswers, PcsError, SignedText},
     policy::{EventLogRule, PaddingRule, PlatformRules, Policy, TcbRules, TdAttributeRules},
     roots::{RootError, TrustRoots},
-    tcb::{Level, TcbStatus, TcbVerdict},
+    tcb::{Level, LevelError, MissedLevel, Part, PlatformSvns, Shortfall, TcbStatus, TcbVerdict},
 };
 
 /// A verdict about TDX evidence.

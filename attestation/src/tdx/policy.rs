@@ -24,7 +24,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::bits::TdAttributes;
 use super::tcb::TcbStatus;
@@ -104,7 +105,8 @@ pub struct TcbRules {
     pub refused_advisories: Vec<String>,
     /// Least number of the TCB evaluation that TCB info and QE identity are of. Default: 0.
     pub min_evaluation_number: u32,
-    /// For how many days after its level's date a TCB that is out of date is as good as before. Default: 0.
+    /// For how many days a TCB that is out of date is as good as before, counted from the oldest date of its levels that
+    /// are out of date, at launch or now. Default: 0.
     pub out_of_date_grace_days: u32,
 }
 
@@ -164,9 +166,13 @@ pub struct Policy {
     pub mrowner: Option<Vec<Hex<48>>>,
     /// Allowed identifiers of the owner's configuration.
     pub mrownerconfig: Option<Vec<Hex<48>>>,
-    /// Allowed service TDs, those of the launch and those of now. Absent, the default: none may be bound.
+    /// Allowed service TDs, those of the launch and those of now. A report without the field (TDX 1.0) is refused. Absent,
+    /// the default: none may be bound.
     pub mrservicetd: Option<Vec<Hex<48>>>,
-    /// Allowed XFAM, the 8 bytes as they lie in the quote.
+    /// Allowed XFAM: the 8 bytes as they lie in the quote (`e702060000000000`), or the number with `0x` as claims and
+    /// `inspect` print it (`0x602e7`).
+    #[serde(deserialize_with = "xfam_list")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<crate::schema::XfamText>>"))]
     pub xfam: Option<Vec<Hex<8>>>,
     /// Least TEE_TCB_SVN, byte by byte; in TDX 1.5 that of now, too.
     pub min_tee_tcb_svn: Option<Hex<16>>,
@@ -184,6 +190,20 @@ pub struct Policy {
     pub tcb: TcbRules,
     /// Rules for the platform.
     pub platform: PlatformRules,
+}
+
+/// Bytes or number: without the prefix that makes it a number, digits are bytes.
+fn xfam_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Hex<8>>>, D::Error> {
+    let Some(list) = Option::<Vec<String>>::deserialize(deserializer)? else { return Ok(None) };
+    let value = |text: &String| match text.strip_prefix("0x") {
+        None => text.parse().map_err(D::Error::custom),
+        Some(digits) if (1..=16).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            let number = u64::from_str_radix(digits, 16).map_err(D::Error::custom)?;
+            Ok(Hex(number.to_le_bytes()))
+        }
+        Some(_) => Err(D::Error::custom("expected 1 to 16 hexadecimal digits behind 0x")),
+    };
+    list.iter().map(value).collect::<Result<_, _>>().map(Some)
 }
 
 impl Policy {
@@ -211,6 +231,29 @@ mod tests {
         assert_eq!(serde_json::from_str::<Policy>("{}").unwrap(), Policy::default());
         let text = serde_json::to_string(&Policy::default()).unwrap();
         assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn xfam_is_bytes_or_a_number() {
+        let list = |text: &str| {
+            let policy: Policy = serde_json::from_value(serde_json::json!({"xfam": [text]})).ok()?;
+            Some(policy.xfam.unwrap()[0].0)
+        };
+        for (text, expected) in [
+            ("e702060000000000", Some(0x602e7)),
+            ("0x602e7", Some(0x602e7)),
+            ("0x602E7", Some(0x602e7)),
+            ("0x00000000000602e7", Some(0x602e7)),
+            ("00000000000602e7", Some(0xe702_0600_0000_0000)),
+            ("602e7", None),
+            ("0x", None),
+            ("0x+1", None),
+            ("0X1", None),
+            ("0x1_0", None),
+            ("0x000000000000602e7", None),
+        ] {
+            assert_eq!(list(text), expected.map(u64::to_le_bytes), "{text}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use core::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::documents::{EnclaveLevel, ModuleSigner, QeIdentity, TcbInfo};
+use super::documents::{EnclaveLevel, ModuleSigner, PlatformLevel, QeIdentity, TcbInfo};
 use super::quote::{EnclaveReport, TdReport};
 use crate::x509::UnixTime;
 
@@ -131,7 +131,7 @@ impl TcbStatus {
 pub struct Level {
     /// What Intel says about it.
     pub status: TcbStatus,
-    /// When it was the newest.
+    /// When it was the newest. Of several in one: the oldest date of those that are out of date, or, where none is, of all.
     pub date: UnixTime,
     /// What is known to be wrong with it.
     pub advisories: Vec<String>,
@@ -149,7 +149,8 @@ impl From<&EnclaveLevel> for Level {
 pub struct TcbVerdict {
     /// All of it in one status.
     pub status: TcbStatus,
-    /// The oldest date of the levels that the TD was launched at.
+    /// Since when something newer has been published: the oldest date of what is out of date, at launch or now. Where
+    /// nothing is, the oldest date of the levels that the TD was launched at.
     pub date: UnixTime,
     /// What is known to be wrong with those, each once.
     pub advisories: Vec<String>,
@@ -172,15 +173,78 @@ pub struct PlatformSvns {
     pub pce: u16,
 }
 
+/// A part of a platform that has a security version of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// An SGX component, 1 to 16, as in the PCK certificate.
+    Sgx(usize),
+    /// The provisioning certification enclave.
+    PceSvn,
+    /// A byte, 0 to 15, of one of the two TEE_TCB_SVNs.
+    Tdx(&'static str, usize),
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sgx(number) => write!(f, "SGX component {number}"),
+            Self::PceSvn => f.write_str("PCESVN"),
+            Self::Tdx(name, index) => write!(f, "{name}[{index}]"),
+        }
+    }
+}
+
+/// What keeps a platform from a level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortfall {
+    /// Which part.
+    pub part: Part,
+    /// Its version.
+    pub has: u16,
+    /// The level's.
+    pub needs: u16,
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { part, has, needs } = self;
+        write!(f, "{part} has {has}, needs {needs}")
+    }
+}
+
+/// A level that a platform does not reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissedLevel {
+    /// What Intel says about it.
+    pub status: TcbStatus,
+    /// Its date.
+    pub date: UnixTime,
+    /// The first part that is too old for it.
+    pub first: Shortfall,
+    /// How many more are.
+    pub more: usize,
+}
+
+impl fmt::Display for MissedLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, date, first, more } = self;
+        write!(f, "the closest, {status} of {date}: {first}")?;
+        if *more > 0 { write!(f, ", and {more} more") } else { Ok(()) }
+    }
+}
+
 /// Why something has no level.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LevelError {
     /// No level is as low as the platform.
-    #[error("the platform is below every TCB level of its model ({svns})")]
+    #[error("the platform is below every TCB level of its model; {closest}")]
     Platform {
-        /// Which of its two TEE_TCB_SVNs.
-        svns: &'static str,
+        /// The one from which the fewest parts keep it.
+        closest: MissedLevel,
     },
+    /// Nothing can be reached.
+    #[error("the TCB info has no TCB levels for platforms")]
+    NoLevels,
     /// A module of a major version that Intel does not list.
     #[error("there is no identity for TDX modules of major version {major} ({svns})")]
     UnknownModule {
@@ -190,7 +254,10 @@ pub enum LevelError {
         svns: &'static str,
     },
     /// No level is as low as the module.
-    #[error("the TDX module {major}.{minor} is below every TCB level of its major version ({svns})")]
+    #[error(
+        "the TDX module {major}.{minor} is below every TCB level of its major version ({svns}); the lowest is {}",
+        lowest_level(*.lowest)
+    )]
     Module {
         /// The major version.
         major: u8,
@@ -198,10 +265,21 @@ pub enum LevelError {
         minor: u8,
         /// Which of its two TEE_TCB_SVNs.
         svns: &'static str,
+        /// The lowest level's ISVSVN, if there are levels.
+        lowest: Option<u16>,
     },
     /// No level is as low as the quoting enclave.
-    #[error("the quoting enclave's ISVSVN {0} is below every TCB level")]
-    Qe(u16),
+    #[error("the quoting enclave's ISVSVN {isv_svn} is below every TCB level; the lowest is {}", lowest_level(*.lowest))]
+    Qe {
+        /// Its version.
+        isv_svn: u16,
+        /// The lowest level's, if there are levels.
+        lowest: Option<u16>,
+    },
+}
+
+fn lowest_level(level: Option<u16>) -> String {
+    level.map_or_else(|| String::from("none"), |svn| format!("{svn}"))
 }
 
 const LAUNCH: &str = "TEE_TCB_SVN";
@@ -229,6 +307,41 @@ pub(super) fn module_signer(info: &TcbInfo, report: &TdReport) -> Result<ModuleS
     Ok(identity.map_or_else(|| info.tdx_module.clone(), |identity| identity.signer()))
 }
 
+/// What a platform has, as levels are compared with it.
+struct Svns<'a> {
+    sgx: &'a [u8; 16],
+    pce: u16,
+    tdx: &'a [u8; 16],
+    /// Which of the two TEE_TCB_SVNs that is.
+    tdx_name: &'static str,
+    /// The first of its bytes that counts.
+    tdx_from: usize,
+}
+
+impl Svns<'_> {
+    /// The parts that are too old for a level, in Intel's order.
+    fn shortfalls(&self, level: &PlatformLevel) -> impl Iterator<Item = Shortfall> {
+        let sgx = (1..).zip(self.sgx.iter().zip(level.tcb.sgx()));
+        let sgx = sgx.map(|(number, (has, needs))| (Part::Sgx(number), u16::from(*has), u16::from(needs)));
+        let tdx = (0..).zip(self.tdx.iter().zip(level.tcb.tdx())).skip(self.tdx_from);
+        let name = self.tdx_name;
+        let tdx = tdx.map(move |(at, (has, needs))| (Part::Tdx(name, at), u16::from(*has), u16::from(needs)));
+        let parts = sgx.chain([(Part::PceSvn, self.pce, level.tcb.pcesvn)]).chain(tdx);
+        parts.filter(|(_, has, needs)| has < needs).map(|(part, has, needs)| Shortfall { part, has, needs })
+    }
+
+    /// Why none of these levels is reached: the one from which the fewest parts keep the platform, the lowest of them.
+    fn unreached(&self, levels: &[PlatformLevel]) -> LevelError {
+        let missed = levels.iter().rev().filter_map(|level| {
+            let mut shortfalls = self.shortfalls(level);
+            let (first, more) = (shortfalls.next()?, shortfalls.count());
+            Some(MissedLevel { status: level.tcb_status, date: level.tcb_date, first, more })
+        });
+        let closest = missed.min_by_key(|missed| missed.more);
+        closest.map_or(LevelError::NoLevels, |closest| LevelError::Platform { closest })
+    }
+}
+
 /// Platform and module at a TEE_TCB_SVN.
 fn platform_and_module(
     info: &TcbInfo,
@@ -236,18 +349,12 @@ fn platform_and_module(
     tee_tcb_svn: &[u8; 16],
     name: &'static str,
 ) -> Result<(Level, Option<Level>), LevelError> {
-    let reaches = |least: [u8; 16], own: &[u8; 16], skip: usize| {
-        own.iter().zip(least).skip(skip).all(|(own, least)| *own >= least)
-    };
     let [minor, major, ..] = *tee_tcb_svn;
     // The first two components are the module's, which then has levels of its own.
     let skip = if major > 0 { 2 } else { 0 };
-    let platform = info.tcb_levels.iter().find(|level| {
-        reaches(level.tcb.sgx(), &svns.sgx, 0)
-            && svns.pce >= level.tcb.pcesvn
-            && reaches(level.tcb.tdx(), tee_tcb_svn, skip)
-    });
-    let platform = platform.ok_or(LevelError::Platform { svns: name })?;
+    let own = Svns { sgx: &svns.sgx, pce: svns.pce, tdx: tee_tcb_svn, tdx_name: name, tdx_from: skip };
+    let platform = info.tcb_levels.iter().find(|level| own.shortfalls(level).next().is_none());
+    let platform = platform.ok_or_else(|| own.unreached(&info.tcb_levels))?;
     let platform = Level {
         status: platform.tcb_status,
         date: platform.tcb_date,
@@ -255,7 +362,8 @@ fn platform_and_module(
     };
     let Some(identity) = module_identity(info, tee_tcb_svn, name)? else { return Ok((platform, None)) };
     let module = enclave_level(&identity.tcb_levels, u16::from(minor));
-    let module = module.ok_or(LevelError::Module { major, minor, svns: name })?;
+    let lowest = lowest_svn(&identity.tcb_levels);
+    let module = module.ok_or(LevelError::Module { major, minor, svns: name, lowest })?;
     Ok((platform, Some(module)))
 }
 
@@ -263,6 +371,11 @@ fn platform_and_module(
 fn enclave_level(levels: &[EnclaveLevel], isv_svn: u16) -> Option<Level> {
     let reached = levels.iter().filter(|level| level.tcb.isvsvn <= isv_svn);
     reached.max_by_key(|level| level.tcb.isvsvn).map(Level::from)
+}
+
+/// The ISVSVN of the lowest level.
+fn lowest_svn(levels: &[EnclaveLevel]) -> Option<u16> {
+    levels.iter().map(|level| level.tcb.isvsvn).min()
 }
 
 /// Judges everything that a quote came from.
@@ -273,7 +386,9 @@ pub(super) fn evaluate(
     report: &TdReport,
     qe: &EnclaveReport,
 ) -> Result<TcbVerdict, LevelError> {
-    let qe = enclave_level(&identity.tcb_levels, qe.isv_svn()).ok_or(LevelError::Qe(qe.isv_svn()))?;
+    let (levels, isv_svn) = (&identity.tcb_levels, qe.isv_svn());
+    let unreached = || LevelError::Qe { isv_svn, lowest: lowest_svn(levels) };
+    let qe = enclave_level(levels, isv_svn).ok_or_else(unreached)?;
     let (platform, module) = platform_and_module(info, svns, &report.base.tee_tcb_svn, LAUNCH)?;
     let launch = merged([&platform, &qe].into_iter().chain(&module));
     let current = match &report.v15 {
@@ -283,9 +398,11 @@ pub(super) fn evaluate(
             Some(merged([&platform, &qe].into_iter().chain(&module)))
         }
     };
+    let out_of_date = [Some(&launch), current.as_ref()].into_iter().flatten();
+    let out_of_date = out_of_date.filter(|level| level.status.is_out_of_date()).map(|level| level.date);
     Ok(TcbVerdict {
+        date: out_of_date.min().unwrap_or(launch.date),
         status: current.as_ref().map_or(launch.status, |current| launch.status.relaunch(current.status)),
-        date: launch.date,
         advisories: launch.advisories,
         platform,
         module,
@@ -294,13 +411,16 @@ pub(super) fn evaluate(
     })
 }
 
-/// All flaws, the oldest date, all advisories once.
-fn merged<'a>(levels: impl Iterator<Item = &'a Level>) -> Level {
-    let newest = UnixTime(u64::MAX);
-    let mut all = Level { status: TcbStatus::UpToDate, date: newest, advisories: Vec::new() };
+/// All flaws, all advisories once, and the oldest date of those that are out of date, or of all where none is: from that day
+/// on there was something newer.
+fn merged<'a>(levels: impl Iterator<Item = &'a Level> + Clone) -> Level {
+    let oldest = |levels: &mut dyn Iterator<Item = &'a Level>| levels.map(|level| level.date).min();
+    let date = oldest(&mut levels.clone().filter(|level| level.status.is_out_of_date()))
+        .or_else(|| oldest(&mut levels.clone()))
+        .unwrap_or(UnixTime(u64::MAX));
+    let mut all = Level { status: TcbStatus::UpToDate, date, advisories: Vec::new() };
     for level in levels {
         all.status = all.status.merged(level.status);
-        all.date = all.date.min(level.date);
         for advisory in &level.advisories {
             if !all.advisories.contains(advisory) {
                 all.advisories.push(advisory.clone());
@@ -312,7 +432,8 @@ fn merged<'a>(levels: impl Iterator<Item = &'a Level>) -> Level {
 
 #[cfg(test)]
 mod tests {
-    use super::TcbStatus::{self, *};
+    use super::TcbStatus::*;
+    use super::*;
 
     const IN_DOCUMENTS: [TcbStatus; 7] = [
         UpToDate,
@@ -341,6 +462,19 @@ mod tests {
             (SWHardeningNeeded, ConfigurationNeeded, ConfigurationAndSWHardeningNeeded),
         ] {
             assert_eq!(a.merged(b), expected, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn the_date_is_since_when_something_newer_is_out() {
+        let level = |status, date| Level { status, date: UnixTime(date), advisories: Vec::new() };
+        for (levels, expected) in [
+            (vec![level(UpToDate, 7), level(UpToDate, 5)], 5),
+            (vec![level(UpToDate, 1), level(OutOfDate, 7)], 7),
+            (vec![level(OutOfDate, 7), level(UpToDate, 1), level(OutOfDateConfigurationNeeded, 3)], 3),
+            (vec![level(SWHardeningNeeded, 2), level(OutOfDate, 9)], 9),
+        ] {
+            assert_eq!(merged(levels.iter()).date, UnixTime(expected), "{levels:?}");
         }
     }
 

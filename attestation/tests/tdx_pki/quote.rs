@@ -1,5 +1,6 @@
 //! Quotes and event logs, byte by byte.
 
+use cloister_attestation::tdx::{EventClaims, EventLogClaims};
 use sha2::{Digest, Sha256, Sha384};
 
 use super::Key;
@@ -187,6 +188,8 @@ pub fn event(register: u32, kind: u32, data: &[u8]) -> LogEvent {
 /// A small log as a firmware and a boot loader write it.
 pub fn usual_events() -> Vec<LogEvent> {
     const ACTION: u32 = 0x8000_0007;
+    let mut command = event(3, 0xd, b"set quiet=0");
+    command.data = b"grub_cmd: set quiet=0\0".to_vec();
     let mut line = event(3, 0xd, b"root=/dev/vda quiet");
     line.data = b"kernel_cmdline: root=/dev/vda quiet\0".to_vec();
     vec![
@@ -195,8 +198,23 @@ pub fn usual_events() -> Vec<LogEvent> {
         event(2, ACTION, b"Calling EFI Application from Boot Option"),
         event(2, 4, &[0; 4]),
         LogEvent { register: 2, kind: 0x8000_0003, digest: [0x77; 48], data: b"a path".to_vec() },
+        command,
         line,
     ]
+}
+
+/// Whether what is claimed of a changed log is as much as is claimed of the right one or less, but for the log's own word.
+pub fn claims_no_more(changed: &EventLogClaims, right: &EventLogClaims) -> bool {
+    fn extended(claims: &EventLogClaims) -> Vec<&EventClaims> {
+        claims.events.iter().filter(|event| event.rtmr.is_some()).collect()
+    }
+    let same = |(changed, right): (&EventClaims, &EventClaims)| {
+        (changed.rtmr, changed.digest, changed.separator) == (right.rtmr, right.digest, right.separator)
+            && (!changed.data_measured || right.data_measured)
+            && (changed.measured_text.is_none() || changed.measured_text == right.measured_text)
+    };
+    let (changed, right) = (extended(changed), extended(right));
+    changed.len() == right.len() && changed.into_iter().zip(right).all(same)
 }
 
 pub fn log(events: &[LogEvent]) -> Vec<u8> {

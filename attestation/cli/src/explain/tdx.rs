@@ -16,7 +16,7 @@ pub fn explain(args: &Args) -> anyhow::Result<Explanation> {
     let measurement = measurement(args)?;
     let transcript: Option<LaunchTranscript> = transcript(args)?;
     let log = args.ccel.as_deref().map(read).transpose()?;
-    let event_log = log.as_deref().map(EventLog::parse).transpose().context("the event log is unusable")?;
+    let event_log = log.as_deref().map(EventLog::read).transpose().context("the event log is unusable")?;
     let given = [measurement.is_some(), event_log.is_some(), args.firmware.is_some()];
     check_question(transcript.is_some(), &given)?;
     let question = Question {
@@ -30,7 +30,7 @@ pub fn explain(args: &Args) -> anyhow::Result<Explanation> {
     let unusable = || format!("{} is unusable", path.display());
     let tdvf = Tdvf::parse(&firmware).with_context(unusable)?;
     let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;
-    let files = Files::read(&args.launch.guest, &args.td)?;
+    let files = Files::read(&tdvf, &args.launch.guest, &args.td)?;
     let inputs = files.inputs();
     let mistakes = mistakes(inputs.cmdline);
     let alternatives: Vec<_> = mistakes

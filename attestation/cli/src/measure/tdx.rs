@@ -6,10 +6,10 @@ use anyhow::Context;
 use clap::ValueEnum;
 use cloister_attestation::abi::ram_ranges;
 use cloister_attestation::corim::Reference;
-use cloister_attestation::measure::acpi;
 use cloister_attestation::measure::tdx::{
     LaunchPlan, LaunchTranscript, MemoryRange, PageOrder, ReferenceValue, RtmrInputs, Tdvf,
 };
+use cloister_attestation::measure::{PAGE_SIZE, acpi};
 
 use super::{Guest, KernelFiles, Results};
 use crate::read;
@@ -36,9 +36,9 @@ impl From<Order> for PageOrder {
 #[group(id = "td_options")]
 pub struct Td {
     /// Guest memory, such as 512M or 2G
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_memory)]
     memory: u64,
-    /// The ACPI tables of a firmware that builds others than ours
+    /// The ACPI tables of a build of our firmware that makes others than this version knows
     #[arg(long, value_name = "FILE")]
     acpi: Option<PathBuf>,
     /// In which order the host's KVM adds and measures pages
@@ -61,20 +61,26 @@ pub struct Args {
 
 /// What a TD is started from, read.
 pub struct Files<'a> {
-    guest: &'a Guest,
+    cpus: u32,
     pub kernel: KernelFiles<'a>,
-    acpi: Vec<u8>,
+    acpi: Option<Vec<u8>>,
     ram: Vec<MemoryRange>,
     pub order: PageOrder,
 }
 
 impl<'a> Files<'a> {
-    pub fn read(guest: &'a Guest, td: &Td) -> anyhow::Result<Self> {
+    pub fn read(tdvf: &Tdvf<'_>, guest: &'a Guest, td: &Td) -> anyhow::Result<Self> {
+        let cpus = guest.cpus.only()?;
+        let acpi = match &td.acpi {
+            Some(path) => Some(read(path)?),
+            None if tdvf.is_cloister() => Some(acpi_tables(cpus)?),
+            None => None,
+        };
         let ram = ram_ranges(td.memory).into_iter().filter(|range| !range.is_empty());
         Ok(Self {
-            guest,
+            cpus,
             kernel: guest.kernel.read()?,
-            acpi: td.acpi.as_deref().map_or_else(|| acpi_tables(guest.cpus.only()?), read)?,
+            acpi,
             ram: ram.map(|range| MemoryRange { gpa: range.start, len: range.end - range.start }).collect(),
             order: td.page_order.into(),
         })
@@ -83,9 +89,9 @@ impl<'a> Files<'a> {
     /// What the firmware will measure of them.
     pub fn inputs(&self) -> RtmrInputs<'_> {
         RtmrInputs {
-            cpus: self.guest.cpus.most(),
+            cpus: self.cpus,
             ram: &self.ram,
-            acpi: Some(&self.acpi),
+            acpi: self.acpi.as_deref(),
             kernel: self.kernel.kernel.as_deref(),
             initrd: self.kernel.initrd.as_deref(),
             cmdline: self.kernel.cmdline,
@@ -98,12 +104,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let unusable = || format!("{} is unusable", args.firmware.display());
     let tdvf = Tdvf::parse(&firmware).with_context(unusable)?;
     let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;
-    let files = Files::read(&args.guest, &args.td)?;
+    let files = Files::read(&tdvf, &args.guest, &args.td)?;
     let (inputs, order) = (files.inputs(), files.order);
+    if !tdvf.is_cloister() {
+        eprintln!(
+            "cloister-attest: {} is not Cloister's firmware: MRTD is predicted, and what it measures into the RTMRs is not known",
+            args.firmware.display()
+        );
+    }
     args.results.write(
         args.guest.cpus,
         || LaunchTranscript::new(&tdvf, &plan, order),
-        || vec![Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs())],
+        || vec![Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs_under(&tdvf))],
         &[ReferenceValue::new(&tdvf, &plan, order, &inputs)],
     )
 }
@@ -119,6 +131,16 @@ fn acpi_tables(cpus: u32) -> anyhow::Result<Vec<u8>> {
     Ok(tables)
 }
 
+/// What `cloister run --memory` takes, too.
+fn parse_memory(text: &str) -> Result<u64, String> {
+    const RANGE: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 40;
+    let bytes = parse_size(text)?;
+    match RANGE.contains(&bytes) && bytes.is_multiple_of(PAGE_SIZE as u64) {
+        true => Ok(bytes),
+        false => Err("a guest has 16 MiB to 1 TiB of memory, in whole pages of 4 KiB".to_owned()),
+    }
+}
+
 /// A number of bytes, with a suffix K, M, G or T for powers of 1024.
 fn parse_size(text: &str) -> Result<u64, String> {
     const SUFFIXES: [(&str, u32); 4] = [("K", 10), ("M", 20), ("G", 30), ("T", 40)];
@@ -131,6 +153,23 @@ fn parse_size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_what_guests_can_have() {
+        for (text, good) in [
+            ("16M", true),
+            ("512M", true),
+            ("1T", true),
+            ("16781312", true),
+            ("1", false),
+            ("4096", false),
+            ("16777217", false),
+            ("1048577M", false),
+            ("", false),
+        ] {
+            assert_eq!(parse_memory(text).is_ok(), good, "{text}");
+        }
+    }
 
     #[test]
     fn sizes_have_binary_suffixes() {

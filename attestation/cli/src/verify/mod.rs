@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::Subcommand;
+use cloister_attestation::ear::Attested;
 use cloister_attestation::snp::Hex;
 use cloister_attestation::verdict::Verdict;
 use cloister_attestation::x509::UnixTime;
@@ -91,7 +92,7 @@ impl Common {
     }
 
     /// Writes and prints a verdict of that time; returns whether the evidence was accepted.
-    fn conclude<C: Serialize>(&self, verdict: &Verdict<C>, time: UnixTime) -> anyhow::Result<bool> {
+    fn conclude<C: Attested>(&self, verdict: &Verdict<C>, time: UnixTime) -> anyhow::Result<bool> {
         ear::write(&self.ear, verdict, time)?;
         match self.json {
             true => output::print(verdict, true)?,

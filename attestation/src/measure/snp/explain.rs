@@ -69,7 +69,7 @@ pub fn explain(question: &Question<'_>, expected: Option<&LaunchTranscript>) -> 
         }
         _ => Vec::new(),
     };
-    Explanation::new(digests, consistent, findings, would_match)
+    Explanation::new("report", digests, consistent, findings, would_match)
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use sha2::{Digest, Sha256, Sha384};
 
 use super::plan::{LaunchInputs, LaunchPlan, MeasuredRange, PageType};
 use super::rom::Rom;
-use crate::measure::{KernelHashes, hex_string, parallel};
+use crate::measure::{KernelHashes, document, hex_string, parallel};
 
 /// SHA-256 of what the launch was made from, in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct InputDigests {
     pub firmware: String,
@@ -101,6 +102,7 @@ impl ReferenceValue {
 
 /// A range of pages that were added with one command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TranscriptRange {
     /// First byte, `0x…`.
     pub gpa: String,
@@ -121,10 +123,13 @@ pub struct TranscriptRange {
 
 /// The document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LaunchTranscript {
     /// Of this format: 1.
+    #[serde(deserialize_with = "document::version_1")]
     pub version: u32,
     /// `snp`.
+    #[serde(deserialize_with = "document::snp")]
     pub tee: String,
     /// Whose reset state the VMSAs have.
     pub vmm: String,
@@ -186,4 +191,33 @@ fn contents_sha384(range: &MeasuredRange<'_>) -> Option<String> {
         [page] => hex_string(page),
         _ => hex_string(&Sha384::digest(contents)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_transcript_of_another_format_is_not_read() {
+        let good = json!({
+            "version": 1, "tee": "snp", "vmm": "cloister", "vcpus": 1, "cpu_sig": "0xa10f11", "sev_features": "0x1",
+            "inputs": {"firmware": ""}, "ranges": [{"gpa": "0x0", "len": 4096, "type": "secrets", "digest": ""}],
+            "pages": 1, "launch_digest": "",
+        });
+        let read = |value: serde_json::Value| serde_json::from_value::<LaunchTranscript>(value).is_ok();
+        assert!(read(good.clone()));
+        for (path, value) in
+            [("/version", json!(2)), ("/version", json!(0)), ("/tee", json!("tdx")), ("/tee", json!("SNP"))]
+        {
+            let mut other = good.clone();
+            *other.pointer_mut(path).unwrap() = value;
+            assert!(!read(other), "{path}");
+        }
+        for path in ["", "/inputs", "/ranges/0"] {
+            let mut other = good.clone();
+            other.pointer_mut(path).unwrap()["more"] = 1.into();
+            assert!(!read(other), "{path}");
+        }
+    }
 }

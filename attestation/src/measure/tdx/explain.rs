@@ -61,7 +61,7 @@ pub struct Question<'a> {
     pub event_log: Option<&'a EventLog<'a>>,
     /// What should have been launched.
     pub launch: Option<Launch<'a>>,
-    /// What the firmware should have measured then.
+    /// What the firmware should have measured then. Left aside where that is known not to be ours.
     pub inputs: Option<&'a RtmrInputs<'a>>,
     /// What may have been given to it instead.
     pub alternatives: &'a [Alternative<'a>],
@@ -88,15 +88,32 @@ pub fn explain(question: &Question<'_>) -> Explanation {
             launch::compare(transcript, expected, &mut findings);
         }
     }
+    if let (None, Some(measured), Some(expected)) = (question.transcript, &digests.measurement, &expected)
+        && *measured != expected.mrtd
+    {
+        let message = format!("MRTD of the quote is {measured}, expected {}", expected.mrtd);
+        findings.push(Finding::new(Subject::Measurement, message));
+    }
     let mut would_match = Vec::new();
     if let (Some(launch), Some(measured)) = (&question.launch, &question.measurement)
         && digests.expected != digests.measurement
     {
         would_match = launch::search(launch, measured.mrtd);
     }
-    registers::compare(question, &mut findings, &mut would_match);
-    Explanation::new(digests, consistent, findings, would_match)
+    let foreign = question.launch.is_some_and(|launch| !launch.tdvf.is_cloister());
+    let inputs = question.inputs.filter(|_| !foreign);
+    registers::compare(question, inputs, &mut findings, &mut would_match);
+    let mut explanation = Explanation::new("quote", digests, consistent, findings, would_match);
+    let registers = question.event_log.is_some() || question.measurement.is_some_and(|m| m.rtmrs.is_some());
+    if foreign && registers && question.inputs.is_some() {
+        explanation.notes.push(FOREIGN.into());
+    }
+    explanation.replay = question.event_log.map(|log| log.replay().map(|rtmr| hex_string(&rtmr)));
+    explanation
 }
+
+const FOREIGN: &str = "the firmware is not Cloister's: what it should have measured into the RTMRs is not known here, and the \
+                       RTMRs were not compared with the inputs";
 
 fn not_led_to(transcript: &LaunchTranscript, measured: &str) -> String {
     match transcript.ranges.iter().position(|range| range.mrtd == measured) {

@@ -62,7 +62,13 @@ impl RtmrInputs<'_> {
         rows.into_iter().filter(happens).map(predicted).collect()
     }
 
-    /// The RTMRs as the firmware leaves them; `None` where the inputs do not decide.
+    /// The RTMRs as this firmware leaves them; `None` where the inputs do not decide, and of any firmware but ours: what
+    /// another measures is not known here.
+    pub fn rtmrs_under(&self, tdvf: &Tdvf<'_>) -> [Option<[u8; 48]>; 4] {
+        if tdvf.is_cloister() { self.rtmrs() } else { [None; 4] }
+    }
+
+    /// The RTMRs as our firmware leaves them; `None` where the inputs do not decide.
     pub fn rtmrs(&self) -> [Option<[u8; 48]>; 4] {
         let mut rtmrs = [Some(Rtmr::ZERO); 4];
         for PredictedEvent { event, digest } in self.events() {
@@ -101,7 +107,7 @@ pub struct ReferenceValue {
     pub tee: String,
     /// MRTD, in lower-case hexadecimal.
     pub mrtd: String,
-    /// RTMR0 to RTMR3; null where the inputs do not decide.
+    /// RTMR0 to RTMR3; null where the inputs do not decide, and all of them where the firmware is not ours.
     pub rtmrs: [Option<String>; 4],
     /// In which order the VMM adds and measures pages.
     pub page_order: PageOrder,
@@ -126,7 +132,7 @@ impl ReferenceValue {
             version: 1,
             tee: "tdx".to_string(),
             mrtd,
-            rtmrs: inputs.rtmrs().map(|rtmr| rtmr.map(|value| hex_string(&value))),
+            rtmrs: inputs.rtmrs_under(tdvf).map(|rtmr| rtmr.map(|value| hex_string(&value))),
             page_order: order,
             cpus: inputs.cpus,
             memory: inputs.ram.iter().fold(0, |sum, range| sum.saturating_add(range.len)),

@@ -95,6 +95,15 @@ pub struct Section<'a> {
     pub page_aug: bool,
 }
 
+/// The sections of Cloister's firmware (`LAUNCHED_TD` of its layout, which its tests hold against this): kind, first byte,
+/// length, measured, left to the guest.
+const CLOISTER: [(SectionKind, u64, u64, bool, bool); 4] = [
+    (SectionKind::Bfv, 0xffff_0000, 0x1_0000, true, false),
+    (SectionKind::TempMem, 0x1000, 0x9000, false, false),
+    (SectionKind::TdHob, 0x2_6000, 0x1000, false, false),
+    (SectionKind::TempMem, 0x6_8000, 0x5000, false, false),
+];
+
 /// Why a ROM is not usable for TDX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TdvfError {
@@ -194,6 +203,15 @@ impl<'a> Tdvf<'a> {
     pub fn sections(&self) -> &[Section<'a>] {
         &self.sections
     }
+
+    /// Whether this is Cloister's firmware: only of that it is known what it measures into the RTMRs ([`super::events`]).
+    /// It is told by the ranges that its metadata ask for, which no other firmware's do: the ROM as one measured volume of
+    /// 64 KiB, and what it uses of the first megabyte.
+    pub fn is_cloister(&self) -> bool {
+        let rows = self.sections.iter().map(|s| (s.kind, s.gpa.0, s.len, s.measured, s.page_aug));
+        let whole = self.sections.iter().take(1).all(|volume| volume.data == self.bytes);
+        whole && rows.eq(CLOISTER)
+    }
 }
 
 fn sections<'a>(rom: &'a [u8], metadata: &[u8]) -> Result<Vec<Section<'a>>, TdvfError> {
@@ -276,10 +294,23 @@ pub(super) mod tests {
     const METADATA: usize = 0x2100;
     const LEN: usize = 0x4000;
 
+    /// What Cloister's firmware asks for.
+    pub const CLOISTER_ROWS: [Row; 4] = [
+        (0, 0x1_0000, 0xffff_0000, 0x1_0000, 0, MR_EXTEND),
+        (0, 0, 0x1000, 0x9000, 3, 0),
+        (0, 0, 0x2_6000, 0x1000, 2, 0),
+        (0, 0, 0x6_8000, 0x5000, 3, 0),
+    ];
+
     /// A ROM of four pages with `rows` in its metadata; the rest is a pattern that no page shares.
     pub fn rom_with(rows: &[Row]) -> Vec<u8> {
+        rom_of(LEN, rows)
+    }
+
+    /// The same, of `len` bytes.
+    pub fn rom_of(len: usize, rows: &[Row]) -> Vec<u8> {
         let mut rom: Vec<u8> =
-            (0..LEN).map(|at| (at as u32).wrapping_mul(0x9e37_79b1).to_be_bytes()[0]).collect();
+            (0..len).map(|at| (at as u32).wrapping_mul(0x9e37_79b1).to_be_bytes()[0]).collect();
         let count = rows.len() as u32;
         let descriptor = Descriptor {
             signature: *b"TDVF",
@@ -300,8 +331,27 @@ pub(super) mod tests {
             metadata.extend_from_slice(section.as_bytes());
         }
         rom[METADATA..METADATA + metadata.len()].copy_from_slice(&metadata);
-        write_table(&mut rom, &[(TDX_METADATA_OFFSET_GUID, &((LEN - METADATA) as u32).to_le_bytes())]);
+        write_table(&mut rom, &[(TDX_METADATA_OFFSET_GUID, &((len - METADATA) as u32).to_le_bytes())]);
         rom
+    }
+
+    #[test]
+    fn only_the_very_sections_of_our_firmware_are_taken_for_it() {
+        let ours = |len, rows: &[Row]| Tdvf::parse(&rom_of(len, rows)).unwrap().is_cloister();
+        let [volume, memory, hob, waiting] = CLOISTER_ROWS;
+        assert!(ours(0x1_0000, &CLOISTER_ROWS));
+        for (len, rows) in [
+            (LEN, &[BFV, CFV, TD_HOB, TEMP_MEM][..]),
+            (0x1_0000, &[volume, memory, hob]),
+            (0x1_0000, &[volume, memory, hob, waiting, PERM_MEM]),
+            (0x1_0000, &[volume, hob, memory, waiting]),
+            (0x1_0000, &[(0, 0x1_0000, 0xffff_0000, 0x1_0000, 0, 0), memory, hob, waiting]),
+            (0x1_0000, &[volume, memory, hob, (0, 0, 0x6_8000, 0x6000, 3, 0)]),
+            // A larger ROM of which the volume is a part.
+            (0x2_0000, &CLOISTER_ROWS),
+        ] {
+            assert!(!ours(len, rows), "{rows:x?}");
+        }
     }
 
     fn refused(rom: &[u8]) -> TdvfError {

@@ -11,10 +11,11 @@ use sha2::{Digest, Sha256, Sha384};
 use super::mrtd::PageOrder;
 use super::plan::LaunchPlan;
 use super::tdvf::{SectionKind, Tdvf};
-use crate::measure::hex_string;
+use crate::measure::{document, hex_string};
 
 /// One KVM_TDX_INIT_MEM_REGION.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TranscriptRange {
     /// First byte, in `0x` form.
     pub gpa: String,
@@ -31,10 +32,13 @@ pub struct TranscriptRange {
 
 /// What `cloister run --tee tdx --transcript` writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LaunchTranscript {
     /// Of this format: 1.
+    #[serde(deserialize_with = "document::version_1")]
     pub version: u32,
     /// `tdx`.
+    #[serde(deserialize_with = "document::tdx")]
     pub tee: String,
     /// SHA-256 of the firmware.
     pub firmware: String,

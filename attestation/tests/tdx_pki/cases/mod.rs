@@ -32,7 +32,8 @@ pub const ALL: &[(&str, &[Case])] = &[
     ("event log", quote::EVENT_LOG),
 ];
 
-/// Those that only some quotes can have: of version 5, and of TDX 1.5 and 1.5ex.
+/// Those that only some quotes can have: of version 5, and of TDX 1.0, 1.5 and 1.5ex.
 pub const VERSION_5: &[Case] = quote::VERSION_5;
+pub const TDX_1_0: &[Case] = policy::TDX_1_0;
 pub const TDX_1_5: &[Case] = policy::TDX_1_5;
 pub const TDX_1_5_EX: &[Case] = policy::TDX_1_5_EX;

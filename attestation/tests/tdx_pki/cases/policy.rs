@@ -198,6 +198,22 @@ pub const POLICY: &[Case] = &[
     ),
 ];
 
+/// Those that only TD reports of TDX 1.0 can have.
+pub const TDX_1_0: &[Case] = &[
+    ("an empty list of service TDs and no field", |s| s.policy.mrservicetd = Some(vec![]), &["mrservicetd"]),
+    (
+        "a list of service TDs and no field",
+        |s| s.policy.mrservicetd = Some(vec![Hex([1; 48])]),
+        &["mrservicetd"],
+    ),
+    (
+        "a list with no service TD and no field",
+        |s| s.policy.mrservicetd = Some(vec![Hex([0; 48])]),
+        &["mrservicetd"],
+    ),
+    ("no list of service TDs and no field", |_| (), &[]),
+];
+
 /// Those that only TD reports of TDX 1.5 can have.
 pub const TDX_1_5: &[Case] = &[
     ("launched out of date, updated since", |s| s.quote.set(TEE_TCB_SVN, &[4, 1, 3]), &["tcb-status"]),
@@ -215,6 +231,37 @@ pub const TDX_1_5: &[Case] = &[
             s.quote.set(TEE_TCB_SVN, &[4, 1, 3]);
             s.tcb_info.value["tcbLevels"][0]["tcbStatus"] = "ConfigurationNeeded".into();
             s.policy.tcb.accepted.push(TcbStatus::TDRelaunchAdvised);
+        },
+        &["tcb-status"],
+    ),
+    (
+        "out of date now and not at launch, within its grace",
+        |s| {
+            s.quote.set(TEE_TCB_SVN2, &[4, 1, 3]);
+            s.tcb_info.value["tdxModuleIdentities"][1]["tcbLevels"][1]["tcbDate"] =
+                "2026-09-01T00:00:00Z".into();
+            s.policy.tcb.out_of_date_grace_days = 82;
+        },
+        &[],
+    ),
+    (
+        "out of date now and not at launch, beyond its grace",
+        |s| {
+            s.quote.set(TEE_TCB_SVN2, &[4, 1, 3]);
+            s.tcb_info.value["tdxModuleIdentities"][1]["tcbLevels"][1]["tcbDate"] =
+                "2026-09-01T00:00:00Z".into();
+            s.policy.tcb.out_of_date_grace_days = 81;
+        },
+        &["tcb-status"],
+    ),
+    (
+        "the platform out of date at launch and now, the module longer and only now",
+        |s| {
+            s.quote.set(TEE_TCB_SVN, &[6, 1, 2]);
+            s.quote.set(TEE_TCB_SVN2, &[4, 1, 2]);
+            s.tcb_info.value["tdxModuleIdentities"][1]["tcbLevels"][1]["tcbDate"] =
+                "2026-09-01T00:00:00Z".into();
+            s.policy.tcb.out_of_date_grace_days = 81;
         },
         &["tcb-status"],
     ),
@@ -251,6 +298,8 @@ pub const TDX_1_5: &[Case] = &[
         },
         &[],
     ),
+    ("no service TD and an empty list", |s| s.policy.mrservicetd = Some(vec![]), &["mrservicetd"]),
+    ("no service TD on the list", |s| s.policy.mrservicetd = Some(vec![Hex([0; 48])]), &[]),
     (
         "no service TD where one must be",
         |s| s.policy.mrservicetd = Some(vec![Hex([1; 48])]),

@@ -197,7 +197,7 @@ pub const EVENT_LOG: &[Case] = &[
         |s| {
             let mut events = usual_events();
             s.quote.measure(&events);
-            events[5].data = b"kernel_cmdline: root=/dev/evil\0".to_vec();
+            events[6].data = b"kernel_cmdline: root=/dev/evil\0".to_vec();
             s.event_log = Some(log(&events));
         },
         &["event-log-inconsistent"],
@@ -218,6 +218,53 @@ pub const EVENT_LOG: &[Case] = &[
             let mut events = usual_events();
             events.push(event(1, 4, &[0; 4]));
             s.event_log = Some(s.quote.measure(&events));
+        },
+        &["event-log-inconsistent"],
+    ),
+    (
+        "log with a second separator that is called an action",
+        |s| {
+            let mut events = usual_events();
+            events.push(event(1, 0x8000_0007, &[0; 4]));
+            s.event_log = Some(s.quote.measure(&events));
+        },
+        &["event-log-inconsistent"],
+    ),
+    (
+        "log with a second separator that is called a file",
+        |s| {
+            let mut events = usual_events();
+            events.push(LogEvent { data: b"/vmlinuz\0".to_vec(), ..event(2, 0xd, &[0xff; 4]) });
+            s.event_log = Some(s.quote.measure(&events));
+        },
+        &["event-log-inconsistent"],
+    ),
+    (
+        "log with both separators called something else",
+        |s| {
+            let mut events = usual_events();
+            events[1].kind = 0x6;
+            events.push(event(1, 0x1234, &[0; 4]));
+            s.event_log = Some(s.quote.measure(&events));
+        },
+        &["event-log-inconsistent"],
+    ),
+    (
+        "log whose only separator is called something else",
+        |s| {
+            let mut events = usual_events();
+            events[1].kind = 0x6;
+            s.event_log = Some(s.quote.measure(&events));
+        },
+        &[],
+    ),
+    (
+        "log that tells a command with other text",
+        |s| {
+            let mut events = usual_events();
+            s.quote.measure(&events);
+            events[5].data = b"kernel_cmdline: set quiet=1\0".to_vec();
+            s.event_log = Some(log(&events));
         },
         &["event-log-inconsistent"],
     ),

@@ -348,6 +348,25 @@ pub const TCB: &[Case] = &[
         &["tcb-status"],
     ),
     (
+        "out of date within its grace, beside an enclave that is old and up to date",
+        |s| {
+            svn(s, &[4, 1, 3]);
+            s.qe_identity.value["tcbLevels"][0]["tcbDate"] = "2020-01-01T00:00:00Z".into();
+            s.policy.tcb.out_of_date_grace_days = 52;
+        },
+        &[],
+    ),
+    (
+        "two parts out of date, one of them beyond its grace",
+        |s| {
+            svn(s, &[4, 1, 2]);
+            s.tcb_info.value["tdxModuleIdentities"][1]["tcbLevels"][1]["tcbDate"] =
+                "2026-09-30T00:00:00Z".into();
+            s.policy.tcb.out_of_date_grace_days = 52;
+        },
+        &["tcb-status"],
+    ),
+    (
         "configuration needed within a grace that is not for that",
         |s| {
             s.tcb_info.value["tcbLevels"][0]["tcbStatus"] = "ConfigurationNeeded".into();

@@ -7,14 +7,23 @@ use alloc::vec::Vec;
 use super::Question;
 use crate::measure::explanation::{Finding, Subject};
 use crate::measure::hex_string;
-use crate::measure::tdx::PredictedEvent;
+use crate::measure::tdx::{PredictedEvent, RtmrInputs};
 use crate::tdx::Event;
 
 /// Notes which register differs, and by which event where there is a log.
-pub(super) fn compare(question: &Question<'_>, findings: &mut Vec<Finding>, would_match: &mut Vec<String>) {
+pub(super) fn compare(
+    question: &Question<'_>,
+    inputs: Option<&RtmrInputs<'_>>,
+    findings: &mut Vec<Finding>,
+    would_match: &mut Vec<String>,
+) {
+    for inconsistency in question.event_log.iter().flat_map(|log| log.inconsistencies()) {
+        let message = format!("the event log contradicts itself: {inconsistency}");
+        findings.push(Finding::new(Subject::EventLog, message));
+    }
     let measured = question.measurement.and_then(|measured| measured.rtmrs);
     let replayed = question.event_log.map(|log| log.replay());
-    let expected = question.inputs.map(|inputs| (inputs.rtmrs(), inputs.events()));
+    let expected = inputs.map(|inputs| (inputs.rtmrs(), inputs.events()));
     let mut differing = Vec::new();
     for index in 0..4 {
         let own = measured.and_then(|rtmrs| rtmrs.get(index).copied());

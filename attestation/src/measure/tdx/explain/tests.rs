@@ -2,7 +2,7 @@ use sha2::{Digest, Sha384};
 
 use super::*;
 use crate::measure::tdx::events::Rtmr;
-use crate::measure::tdx::tdvf::tests::{BFV, CFV, Row, TD_HOB, TEMP_MEM, rom_with};
+use crate::measure::tdx::tdvf::tests::{BFV, CFV, CLOISTER_ROWS, Row, TD_HOB, TEMP_MEM, rom_of, rom_with};
 use crate::measure::tdx::{Event, MemoryRange};
 use crate::tdx::event_log::tests::log;
 
@@ -120,7 +120,9 @@ fn variations_of_the_launch_are_found_by_mrtd_alone() {
     for (change, order, expected) in rows {
         let answer = explain_launch(None, Some(plan.varied(change).mrtd(order)));
         assert_eq!(answer.would_match.first().map(String::as_str), Some(expected));
-        assert_eq!(answer.summary, "the report measures a variation of the inputs");
+        assert_eq!(answer.summary, "the quote measures a variation of the inputs");
+        let [(Subject::Measurement, message)] = messages(&answer)[..] else { panic!("{answer:?}") };
+        assert!(message.starts_with("MRTD of the quote is "), "{message}");
     }
     assert!(explain_launch(None, Some(Mrtd([7; 48]))).would_match.is_empty());
 }
@@ -178,7 +180,7 @@ fn boot(
 }
 
 fn explain_boot(bytes: Option<&[u8]>, rtmrs: [[u8; 48]; 4]) -> Explanation {
-    let (inputs, event_log) = (inputs(), bytes.map(|bytes| EventLog::parse(bytes).unwrap()));
+    let (inputs, event_log) = (inputs(), bytes.map(|bytes| EventLog::read(bytes).unwrap()));
     let alternatives = [
         Alternative { description: "no initrd", inputs: RtmrInputs { initrd: None, ..inputs.clone() } },
         Alternative {
@@ -243,6 +245,62 @@ fn a_log_that_does_not_lead_to_the_quote_is_no_evidence() {
     let subjects: Vec<_> = answer.findings.iter().map(|finding| finding.subject).collect();
     assert_eq!(subjects, [Subject::EventLog, Subject::Register]);
     assert_eq!(answer.summary, "the event log is not of this guest, or was changed");
+}
+
+#[test]
+fn a_log_that_contradicts_itself_is_compared_all_the_same() {
+    let separator: [u8; 48] = Sha384::digest([0; 4]).into();
+    let (bytes, rtmrs) = boot(&inputs(), |events| events.insert(3, (Event::SEPARATOR_0, separator)));
+    let answer = explain_boot(Some(&bytes), rtmrs);
+    let found = messages(&answer);
+    assert_eq!(
+        found[0],
+        (Subject::EventLog, "the event log contradicts itself: event 4 is a second separator in RTMR0")
+    );
+    assert!(found[2].1.starts_with("event 4 of RTMR0, EV_SEPARATOR"), "{found:?}");
+    assert_eq!(answer.replay, Some(rtmrs.map(|rtmr| hex_string(&rtmr))));
+}
+
+#[test]
+fn registers_are_compared_with_inputs_under_our_firmware_only() {
+    let (bytes, rtmrs) = boot(&RtmrInputs { initrd: None, ..inputs() }, |_| ());
+    let (inputs, event_log) = (inputs(), EventLog::parse(&bytes).unwrap());
+    for (rom, findings, notes) in [(rom_of(0x1_0000, &CLOISTER_ROWS), 2, 0), (rom_with(ROWS), 0, 1)] {
+        let tdvf = Tdvf::parse(&rom).unwrap();
+        let plan = LaunchPlan::new(&tdvf).unwrap();
+        let order = PageOrder::PageByPage;
+        let answer = explain(&Question {
+            measurement: Some(Measurement { mrtd: plan.mrtd(order), rtmrs: Some(rtmrs) }),
+            event_log: Some(&event_log),
+            launch: Some(Launch { tdvf: &tdvf, plan: &plan, order }),
+            inputs: Some(&inputs),
+            ..Question::default()
+        });
+        assert_eq!((answer.findings.len(), answer.notes.len()), (findings, notes), "{answer:?}");
+        assert_eq!(inputs.rtmrs_under(&tdvf)[2].is_some(), notes == 0);
+    }
+}
+
+#[test]
+fn a_transcript_of_another_format_is_not_read() {
+    let good = serde_json::to_value(transcript(&rom_with(ROWS), PageOrder::PageByPage)).unwrap();
+    let read = |value: serde_json::Value| serde_json::from_value::<LaunchTranscript>(value).is_ok();
+    assert!(read(good.clone()));
+    for (path, value) in [
+        ("/version", serde_json::json!(2)),
+        ("/version", serde_json::json!(0)),
+        ("/tee", serde_json::json!("snp")),
+        ("/tee", serde_json::json!("TDX")),
+    ] {
+        let mut other = good.clone();
+        *other.pointer_mut(path).unwrap() = value;
+        assert!(!read(other), "{path}");
+    }
+    for path in ["", "/ranges/0"] {
+        let mut other = good.clone();
+        other.pointer_mut(path).unwrap()["more"] = 1.into();
+        assert!(!read(other), "{path}");
+    }
 }
 
 #[test]
