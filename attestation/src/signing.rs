@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use p256::ecdsa::signature::Signer as _;
+use p256::elliptic_curve::Generate as _;
 use p256::pkcs8::DecodePrivateKey as _;
 
 /// A private key.
@@ -53,12 +54,12 @@ impl SigningKey {
 
     /// A new key on P-256, from the system's randomness.
     pub fn generate_p256() -> Self {
-        Self(Key::P256(p256::ecdsa::SigningKey::random(&mut p256::elliptic_curve::rand_core::OsRng)))
+        Self(Key::P256(p256::ecdsa::SigningKey::generate()))
     }
 
     /// A new key on P-384, from the system's randomness.
     pub fn generate_p384() -> Self {
-        Self(Key::P384(p384::ecdsa::SigningKey::random(&mut p256::elliptic_curve::rand_core::OsRng)))
+        Self(Key::P384(p384::ecdsa::SigningKey::generate()))
     }
 
     /// Signs `message`, deterministically (RFC 6979): r and s, big-endian, of the curve's size each.
@@ -78,8 +79,8 @@ impl SigningKey {
     /// The public key as an uncompressed SEC1 point.
     pub fn public_point(&self) -> Vec<u8> {
         match &self.0 {
-            Key::P256(key) => key.verifying_key().to_encoded_point(false).as_bytes().to_vec(),
-            Key::P384(key) => key.verifying_key().to_encoded_point(false).as_bytes().to_vec(),
+            Key::P256(key) => key.verifying_key().to_sec1_point(false).as_bytes().to_vec(),
+            Key::P384(key) => key.verifying_key().to_sec1_point(false).as_bytes().to_vec(),
         }
     }
 
@@ -105,12 +106,11 @@ impl SigningKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p256::elliptic_curve::rand_core::OsRng;
     use p256::pkcs8::{EncodePrivateKey, LineEnding};
 
     #[test]
     fn keys_are_read_in_both_encodings() {
-        let (small, big) = (p256::SecretKey::random(&mut OsRng), p384::SecretKey::random(&mut OsRng));
+        let (small, big) = (p256::SecretKey::generate(), p384::SecretKey::generate());
         for (pem, algorithm) in [
             (small.to_pkcs8_pem(LineEnding::LF).unwrap(), "ES256"),
             (small.to_sec1_pem(LineEnding::CRLF).unwrap(), "ES256"),

@@ -30,7 +30,7 @@ use cloister_attestation::tdx::{self as td, CollateralDocument, EventLog, Pck, Q
 use cloister_attestation::x509::{Certificate, Crl, UnixTime, certificates, crls};
 use pki::{CrlSpec, NOW, Scenario};
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// An input's reader: where inputs come from, and what must hold of any.
@@ -427,35 +427,35 @@ fn read_key(bytes: &[u8]) {
 fn mutate(bytes: &mut Vec<u8>, rng: &mut StdRng) {
     /// Values at the edges of what lengths and counts can be.
     const EDGES: [u32; 10] = [0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0x8000_0000, u32::MAX];
-    for _ in 0..rng.gen_range(1..=4) {
+    for _ in 0..rng.random_range(1..=4) {
         if bytes.is_empty() {
-            bytes.push(rng.r#gen());
+            bytes.push(rng.random());
         }
-        let (len, at) = (bytes.len(), rng.gen_range(0..bytes.len()));
-        let span = rng.gen_range(1..=16.min(len - at));
-        match rng.gen_range(0..9) {
-            0 => bytes[at] ^= 1 << rng.gen_range(0..8),
-            1 => bytes[at] = rng.r#gen(),
-            2 => bytes[at] = bytes[at].wrapping_add(if rng.r#gen() { 1 } else { 0xff }),
+        let (len, at) = (bytes.len(), rng.random_range(0..bytes.len()));
+        let span = rng.random_range(1..=16.min(len - at));
+        match rng.random_range(0..9) {
+            0 => bytes[at] ^= 1 << rng.random_range(0..8),
+            1 => bytes[at] = rng.random(),
+            2 => bytes[at] = bytes[at].wrapping_add(if rng.random() { 1 } else { 0xff }),
             3 => {
                 // A length or count, in either byte order and any width.
-                let edge = EDGES[rng.gen_range(0..EDGES.len())];
-                let width = [1, 2, 4][rng.gen_range(0..3)].min(len - at);
-                let value = if rng.r#gen() { edge.to_le_bytes() } else { edge.to_be_bytes() };
+                let edge = EDGES[rng.random_range(0..EDGES.len())];
+                let width = [1, 2, 4][rng.random_range(0..3)].min(len - at);
+                let value = if rng.random() { edge.to_le_bytes() } else { edge.to_be_bytes() };
                 bytes[at..at + width].copy_from_slice(&value[..width]);
             }
             4 => bytes.truncate(at),
             5 => drop(bytes.drain(at..at + span)),
             6 => {
                 let piece = bytes[at..at + span].to_vec();
-                let to = rng.gen_range(0..=len);
+                let to = rng.random_range(0..=len);
                 bytes.splice(to..to, piece);
             }
             7 => {
-                let from = rng.gen_range(0..=len - span);
+                let from = rng.random_range(0..=len - span);
                 bytes.copy_within(from..from + span, at);
             }
-            _ => bytes[at..at + span].fill([0, 0xff][rng.gen_range(0..2)]),
+            _ => bytes[at..at + span].fill([0, 0xff][rng.random_range(0..2)]),
         }
     }
 }
@@ -467,7 +467,7 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn nothing_panics_and_nothing_changed_is_accepted() {
     let time = Duration::from_secs(number("CLOISTER_FUZZ_SECONDS").unwrap_or(3)) / TARGETS.len() as u32;
-    let seed = number("CLOISTER_FUZZ_SEED").unwrap_or_else(|| rand::thread_rng().r#gen());
+    let seed = number("CLOISTER_FUZZ_SEED").unwrap_or_else(rand::random);
     println!("CLOISTER_FUZZ_SEED={seed}");
     for target in TARGETS {
         let corpus = (target.corpus)();
@@ -476,7 +476,7 @@ fn nothing_panics_and_nothing_changed_is_accepted() {
         let (start, mut count) = (Instant::now(), 0u64);
         // However slow the machine, every target sees some inputs.
         while start.elapsed() < time || count < 20 {
-            let right = &corpus[rng.gen_range(0..corpus.len())];
+            let right = &corpus[rng.random_range(0..corpus.len())];
             let mut input = right.clone();
             mutate(&mut input, &mut rng);
             count += 1;

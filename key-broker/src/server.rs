@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
+use aes_gcm::aead::Generate;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path};
 use axum::http::{HeaderMap, header};
@@ -13,8 +14,6 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use cloister_kbs::{Attestation, COOKIE, Challenge, Request, Token, VERSION, jwe, path, resource_name};
 use cloister_policies::{Policy, Question, Resource};
-use rand::RngCore;
-use rand::rngs::OsRng;
 use serde::de::DeserializeOwned;
 
 use crate::config::{self, Config};
@@ -134,9 +133,7 @@ async fn auth(state: Shared, body: Bytes) -> Result<Response, Problem> {
             request.tee.as_ref()
         )));
     }
-    let mut bytes = [0u8; 32];
-    OsRng.fill_bytes(&mut bytes);
-    let nonce = BASE64_STANDARD.encode(bytes);
+    let nonce = BASE64_STANDARD.encode(<[u8; 32]>::generate());
     let id =
         state.sessions().begin(request.tee, nonce.clone(), Instant::now()).map_err(
             |refusal| match refusal {

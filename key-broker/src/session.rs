@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use aes_gcm::aead::Generate;
 use cloister_kbs::{Tee, TeePubKey};
-use rand::RngCore;
-use rand::rngs::OsRng;
 
 use crate::config::SessionConfig;
 
@@ -60,9 +59,7 @@ pub enum Refusal {
 
 /// Random bytes as hexadecimal digits.
 fn random_hex<const N: usize>() -> String {
-    let mut bytes = [0u8; N];
-    OsRng.fill_bytes(&mut bytes);
-    hex::encode(bytes)
+    hex::encode(<[u8; N]>::generate())
 }
 
 impl Sessions {

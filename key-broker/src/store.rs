@@ -3,10 +3,8 @@
 
 use std::path::PathBuf;
 
-use aes_gcm::aead::{Aead, Payload};
+use aes_gcm::aead::{Aead, Generate, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit};
-use rand::RngCore;
-use rand::rngs::OsRng;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use zeroize::Zeroizing;
 
@@ -92,8 +90,7 @@ impl Store {
     /// Stores a secret.
     pub fn set(&self, name: &str, secret: &[u8]) -> Result<(), Error> {
         cloister_kbs::resource_name(name).ok_or_else(|| Error::Name(name.to_owned()))?;
-        let mut nonce = [0u8; NONCE_BYTES];
-        OsRng.fill_bytes(&mut nonce);
+        let nonce = <[u8; NONCE_BYTES]>::generate();
         let payload = Payload { msg: secret, aad: name.as_bytes() };
         let sealed = self.cipher.encrypt(&nonce.into(), payload).map_err(|_| Error::TooLarge)?;
         let mut value = nonce.to_vec();

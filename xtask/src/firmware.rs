@@ -17,7 +17,7 @@ const UNIT: usize = 64 << 10;
 /// they are built: paths of the machine are kept out, and the profile is the firmware's own.
 pub fn build() -> Result<PathBuf> {
     let step = progress::step("building the firmware");
-    let mut flags = Vec::new();
+    let mut flags = vec![r#"--cfg=sha2_backend="soft""#.to_owned()];
     for (from, to) in [(Some(paths::workspace()), "."), (cargo_home(), "cargo")] {
         if let Some(from) = from {
             flags.push(format!("--remap-path-prefix={}={to}", from.display()));

@@ -150,7 +150,7 @@ fn hwid(value: &[u8], product: Product) -> Result<Vec<u8>, VekError> {
     if value.len() == expected {
         return Ok(value.to_vec());
     }
-    let inner = OctetStringRef::from_der(value).map_err(|_| VekError::Value("HWID"))?;
+    let inner = <&OctetStringRef>::from_der(value).map_err(|_| VekError::Value("HWID"))?;
     match inner.as_bytes() {
         bytes if bytes.len() == expected => Ok(bytes.to_vec()),
         _ => Err(VekError::Value("HWID")),
@@ -171,5 +171,5 @@ fn key(certificate: &Certificate) -> Result<Vec<u8>, VekError> {
     }
     let point = info.subject_public_key.as_bytes().ok_or(VekError::Key)?;
     let key = VerifyingKey::from_sec1_bytes(point).map_err(|_| VekError::Key)?;
-    Ok(key.to_encoded_point(false).as_bytes().to_vec())
+    Ok(key.to_sec1_point(false).as_bytes().to_vec())
 }

@@ -164,7 +164,7 @@ impl<'a> Entries<'a> {
         let list = AnyRef::from_der(der).map_err(PckError::Der)?;
         match list.tag() {
             Tag::Sequence => Self::read_contents(list.value()),
-            tag => Err(PckError::Der(tag.value_error())),
+            tag => Err(PckError::Der(tag.value_error().into())),
         }
     }
 
@@ -210,7 +210,7 @@ impl<'a> Entries<'a> {
     }
 
     fn octets<const N: usize>(&self, oid: ObjectIdentifier, name: &'static str) -> Result<Hex<N>, PckError> {
-        let octets: OctetStringRef<'_> = self.decode(oid, name)?;
+        let octets: &OctetStringRef = self.decode(oid, name)?;
         octets.as_bytes().try_into().map(Hex).map_err(|_| PckError::Value(name))
     }
 

@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 use std::sync::OnceLock;
 
 use const_oid::ObjectIdentifier;
-use der::{Decode, Reader, SliceReader};
+use der::{Decode, Reader, SliceReader, Tag};
 use sha2::{Digest, Sha256};
 use spki::SubjectPublicKeyInfoOwned;
-use x509_cert::certificate::Version;
+use x509_cert::certificate::{TbsCertificate, Version};
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, KeyUsages};
 use x509_cert::name::Name;
@@ -91,16 +91,18 @@ impl Certificate {
         }
         let parsed = x509_cert::Certificate::from_der(der)?;
         let tbs = signed_part(der)?.to_owned();
-        if parsed.tbs_certificate.version != Version::V3 {
+        let contents = parsed.tbs_certificate();
+        if contents.version() != Version::V3 {
             return Err(CertificateError::Version);
         }
-        if parsed.tbs_certificate.signature != parsed.signature_algorithm {
+        if contents.signature() != parsed.signature_algorithm() {
             return Err(CertificateError::Algorithms);
         }
+        check_name(contents.issuer())?;
+        check_name(contents.subject())?;
         let known_critical = [BASIC_CONSTRAINTS, KEY_USAGE];
-        check_extensions(parsed.tbs_certificate.extensions.as_deref(), &known_critical)?;
-        let common_name =
-            common_name(&parsed.tbs_certificate.subject).ok_or(CertificateError::CommonName)?.to_owned();
+        check_extensions(contents.extensions().map(Vec::as_slice), &known_critical)?;
+        let common_name = common_name(contents.subject()).ok_or(CertificateError::CommonName)?.to_owned();
         Ok(Self(Arc::new(Parsed {
             der: der.to_owned(),
             tbs,
@@ -109,6 +111,10 @@ impl Certificate {
             subject_text: OnceLock::new(),
             fingerprint: OnceLock::new(),
         })))
+    }
+
+    fn contents(&self) -> &TbsCertificate {
+        self.0.parsed.tbs_certificate()
     }
 
     /// The bytes that it was read from.
@@ -128,7 +134,7 @@ impl Certificate {
 
     /// Its subject.
     pub fn subject(&self) -> &Name {
-        &self.0.parsed.tbs_certificate.subject
+        self.contents().subject()
     }
 
     /// Its subject as people write it (RFC 4514).
@@ -138,28 +144,28 @@ impl Certificate {
 
     /// Its issuer.
     pub fn issuer(&self) -> &Name {
-        &self.0.parsed.tbs_certificate.issuer
+        self.contents().issuer()
     }
 
     /// Its serial number, big-endian. AMD issues endorsement keys with serial number zero, which RFC 5280
     /// forbids.
     pub fn serial(&self) -> &[u8] {
-        self.0.parsed.tbs_certificate.serial_number.as_bytes()
+        self.contents().serial_number().as_bytes()
     }
 
     /// First second of its validity.
     pub fn not_before(&self) -> UnixTime {
-        (&self.0.parsed.tbs_certificate.validity.not_before).into()
+        (&self.contents().validity().not_before).into()
     }
 
     /// Last second of its validity.
     pub fn not_after(&self) -> UnixTime {
-        (&self.0.parsed.tbs_certificate.validity.not_after).into()
+        (&self.contents().validity().not_after).into()
     }
 
     /// The subject's key.
     pub fn public_key(&self) -> &SubjectPublicKeyInfoOwned {
-        &self.0.parsed.tbs_certificate.subject_public_key_info
+        self.contents().subject_public_key_info()
     }
 
     /// The subject's key as SEC 1 writes it, if it is one on P-256.
@@ -170,8 +176,8 @@ impl Certificate {
 
     /// The value of an extension.
     pub fn extension(&self, oid: ObjectIdentifier) -> Option<&[u8]> {
-        let extensions = self.0.parsed.tbs_certificate.extensions.as_deref().unwrap_or_default();
-        extensions.iter().find(|extension| extension.extn_id == oid).map(|e| e.extn_value.as_bytes())
+        let mut extensions = self.contents().extensions().into_iter().flatten();
+        extensions.find(|extension| extension.extn_id == oid).map(|e| e.extn_value.as_bytes())
     }
 
     /// Whether it says that `issuer` issued it, name by name.
@@ -182,7 +188,7 @@ impl Certificate {
     /// Checks that `issuer`'s key signed it. ECDSA is `backend`'s.
     pub fn verify_signed_by(&self, issuer: &Self, backend: &Backend) -> Result<(), SignatureError> {
         let Parsed { parsed, tbs, .. } = &*self.0;
-        issuer.verify_signature(&parsed.signature_algorithm, tbs, &parsed.signature, backend)
+        issuer.verify_signature(parsed.signature_algorithm(), tbs, parsed.signature(), backend)
     }
 
     /// Checks that its own key signed it.
@@ -286,9 +292,38 @@ pub(super) fn check_extensions(
     Ok(())
 }
 
+/// A component of a name is a set, in which nothing is twice (X.501, 9.3); `der` leaves that to its users.
+pub(super) fn check_name(name: &Name) -> der::Result<()> {
+    // They are sorted.
+    let mut neighbours = name.iter_rdn().flat_map(|set| set.iter().zip(set.iter().skip(1)));
+    match neighbours.any(|(one, next)| one == next) {
+        true => Err(Tag::Set.value_error().into()),
+        false => Ok(()),
+    }
+}
+
 /// The only common name in `name`.
 fn common_name(name: &Name) -> Option<&str> {
-    let mut names = name.0.iter().flat_map(|rdn| rdn.0.iter()).filter(|part| part.oid == COMMON_NAME);
+    let mut names = name.iter().filter(|part| part.oid == COMMON_NAME);
     let (first, None) = (names.next()?, names.next()) else { return None };
     core::str::from_utf8(first.value.value()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_of_a_name_has_nothing_twice() {
+        for (text, good) in [
+            ("CN=a,O=b,OU=b", true),
+            ("CN=a,O=b,O=b", true),
+            ("CN=a,O=b+OU=b", true),
+            ("CN=a,O=b+O=b", false),
+            ("CN=a+O=b+OU=c+O=b", false),
+        ] {
+            let name: Name = text.parse().unwrap();
+            assert_eq!(check_name(&name).is_ok(), good, "{text}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use x509_cert::certificate::Version;
 use x509_cert::crl::CertificateList;
 use x509_cert::name::Name;
 
-use super::certificate::{Certificate, CertificateError, check_extensions, signed_part};
+use super::certificate::{Certificate, CertificateError, check_extensions, check_name, signed_part};
 use super::signed::SignatureError;
 use super::time::UnixTime;
 use crate::signature::Backend;
@@ -63,6 +63,7 @@ impl Crl {
         if list.signature != parsed.signature_algorithm {
             return Err(CrlError::Algorithms);
         }
+        check_name(&list.issuer)?;
         check_extensions(list.crl_extensions.as_deref(), &[]).map_err(CrlError::Extensions)?;
         for revoked in list.revoked_certificates.as_deref().unwrap_or_default() {
             check_extensions(revoked.crl_entry_extensions.as_deref(), &[]).map_err(CrlError::Extensions)?;

@@ -1,22 +1,27 @@
 //! RSASSA-PSS with SHA-384 and RSA-4096: the only signature in AMD's certificates.
+//!
+//! The `rsa` crate reads DER and hashes with older releases of `der` and `sha2` than the rest: here is where they meet, and
+//! what it re-exports is what it is spoken to in.
 
 use const_oid::ObjectIdentifier;
-use der::Decode;
-use der::asn1::AnyRef;
+use der::{Tag, Tagged};
 use rsa::RsaPublicKey;
+use rsa::pkcs1::der::asn1::AnyRef;
+use rsa::pkcs1::der::{self as rsa_der, Decode};
 use rsa::pkcs1::{RsaPssParams, TrailerField};
 use rsa::pss::{Signature, VerifyingKey};
+use rsa::sha2::Sha384;
 use rsa::signature::Verifier;
 use rsa::traits::PublicKeyParts;
-use sha2::Sha384;
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
 use super::signed::SignatureError;
 
 pub(super) const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-const MGF1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.8");
-const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
+const MGF1: rsa::pkcs8::ObjectIdentifier = rsa::pkcs8::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.8");
+const SHA384: rsa::pkcs8::ObjectIdentifier =
+    rsa::pkcs8::ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
 const KEY_BITS: usize = 4096;
 const SALT_BYTES: u8 = 48;
 
@@ -36,10 +41,12 @@ pub(super) fn verify(
 }
 
 fn check_algorithm(algorithm: AlgorithmIdentifierRef<'_>) -> Option<()> {
-    let is_sha384 = |id: &AlgorithmIdentifierRef<'_>| {
-        id.oid == SHA384 && id.parameters.is_none_or(|parameters| parameters == AnyRef::NULL)
+    let is_sha384 = |id: &rsa::pkcs8::AlgorithmIdentifierRef<'_>| {
+        id.oid == SHA384 && id.parameters.is_none_or(|parameters| parameters.is_null())
     };
     let parameters = algorithm.parameters.filter(|_| algorithm.oid == RSASSA_PSS)?;
+    let parameters = parameters.tag().eq(&Tag::Sequence).then(|| parameters.value())?;
+    let parameters = AnyRef::new(rsa_der::Tag::Sequence, parameters).ok()?;
     let parameters: RsaPssParams<'_> = parameters.decode_as().ok()?;
     let mgf_hash = parameters.mask_gen.parameters.filter(|_| parameters.mask_gen.oid == MGF1)?;
     let exact = is_sha384(&parameters.hash)

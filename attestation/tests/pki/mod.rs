@@ -18,10 +18,11 @@ use cloister_attestation::verdict::Reasons;
 use cloister_attestation::x509::UnixTime;
 use p384::ecdsa::Signature;
 use p384::ecdsa::signature::hazmat::PrehashSigner;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use rsa::RsaPrivateKey;
 use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use rsa::rand_core::{self, CryptoRng, RngCore};
 use rsa::signature::{RandomizedSigner, SignatureEncoding};
 use rsa::traits::PublicKeyParts;
 use sha2::{Digest, Sha384};
@@ -46,6 +47,36 @@ pub enum RsaKey {
     Small,
 }
 
+/// A reproducible generator as the `rsa` crate takes one: by an older release's trait.
+struct Seeded(StdRng);
+
+impl Seeded {
+    fn new(seed: u64) -> Self {
+        Self(StdRng::seed_from_u64(seed))
+    }
+}
+
+impl RngCore for Seeded {
+    fn next_u32(&mut self) -> u32 {
+        self.0.next_u32()
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        self.0.fill_bytes(bytes);
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), rand_core::Error> {
+        self.0.fill_bytes(bytes);
+        Ok(())
+    }
+}
+
+impl CryptoRng for Seeded {}
+
 impl RsaKey {
     fn get(self) -> &'static RsaPrivateKey {
         static KEYS: [OnceLock<RsaPrivateKey>; 4] = [const { OnceLock::new() }; 4];
@@ -53,7 +84,7 @@ impl RsaKey {
             let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("test-rsa-{self:?}.der"));
             let cached = std::fs::read(&path).ok().and_then(|der| RsaPrivateKey::from_pkcs8_der(&der).ok());
             cached.unwrap_or_else(|| {
-                let mut rng = StdRng::seed_from_u64(self as u64);
+                let mut rng = Seeded::new(self as u64);
                 let size = if self == Self::Small { 2048 } else { 4096 };
                 let key = RsaPrivateKey::new(&mut rng, size).unwrap();
                 let partial = path.with_extension(format!("{}", std::process::id()));
@@ -78,8 +109,8 @@ impl RsaKey {
         if let Some(made) = MADE.lock().unwrap().get_or_insert_default().get(&id) {
             return made.clone();
         }
-        let key = rsa::pss::SigningKey::<Sha384>::new(self.get().clone());
-        let signature = key.sign_with_rng(&mut StdRng::seed_from_u64(9), message).to_vec();
+        let key = rsa::pss::SigningKey::<rsa::sha2::Sha384>::new(self.get().clone());
+        let signature = key.sign_with_rng(&mut Seeded::new(9), message).to_vec();
         MADE.lock().unwrap().get_or_insert_default().insert(id, signature.clone());
         signature
     }
@@ -212,7 +243,7 @@ impl CertSpec {
         let key = match &self.key {
             Subject::Rsa(key) => key.public(),
             Subject::Vek(index) => {
-                let point = vek_key(*index).verifying_key().to_encoded_point(false);
+                let point = vek_key(*index).verifying_key().to_sec1_point(false);
                 let algorithm = seq(&[oid("1.2.840.10045.2.1"), oid("1.3.132.0.34")]);
                 seq(&[algorithm, bits(point.as_bytes())])
             }

@@ -49,7 +49,7 @@ impl Key {
 
     /// x and y.
     pub fn point(self) -> [u8; 64] {
-        self.get().verifying_key().to_encoded_point(false).as_bytes()[1..].try_into().unwrap()
+        self.get().verifying_key().to_sec1_point(false).as_bytes()[1..].try_into().unwrap()
     }
 
     /// Signatures by what they are of: most cases differ in one of ten.

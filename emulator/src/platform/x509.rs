@@ -4,18 +4,14 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use der::asn1::{BitString, GeneralizedTime, ObjectIdentifier, OctetString, UtcTime};
-use der::{Decode, Encode};
-use rsa::signature::{RandomizedSigner, SignatureEncoding};
-use sha2::Sha384;
-use spki::{
-    AlgorithmIdentifierOwned, DynSignatureAlgorithmIdentifier, EncodePublicKey, SubjectPublicKeyInfoOwned,
-};
+use der::{Decode, Encode, Sequence};
+use spki::{AlgorithmIdentifierOwned, EncodePublicKey, SubjectPublicKeyInfoOwned};
 use x509_cert::crl::{CertificateList, RevokedCert, TbsCertList};
 use x509_cert::ext::Extension;
 use x509_cert::name::Name;
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::time::{Time, Validity};
-use x509_cert::{Certificate, TbsCertificate, Version};
+use x509_cert::{Certificate, Version};
 
 use super::{Error, crypto};
 
@@ -25,16 +21,6 @@ pub trait Signer {
     fn algorithm(&self) -> Result<AlgorithmIdentifierOwned, Error>;
     /// A signature as a certificate carries it.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error>;
-}
-
-impl Signer for rsa::pss::SigningKey<Sha384> {
-    fn algorithm(&self) -> Result<AlgorithmIdentifierOwned, Error> {
-        self.signature_algorithm_identifier().map_err(crypto)
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        Ok(self.sign_with_rng(&mut rand::thread_rng(), message).to_vec())
-    }
 }
 
 impl Signer for p256::ecdsa::SigningKey {
@@ -60,7 +46,7 @@ pub fn validity(days: u64) -> Result<Validity, Error> {
     let day = Duration::from_secs(24 * 3600);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(crypto)?;
     let start = Duration::from_secs((now.as_secs() / 86400).saturating_sub(1) * 86400);
-    Ok(Validity { not_before: time(start)?, not_after: time(start + day * days as u32)? })
+    Ok(Validity::new(time(start)?, time(start + day * days as u32)?))
 }
 
 /// UTCTime up to 2049, GeneralizedTime from then on (RFC 5280, 4.1.2.5).
@@ -100,6 +86,29 @@ pub fn public<K: EncodePublicKey>(key: &K) -> Result<SubjectPublicKeyInfoOwned, 
     SubjectPublicKeyInfoOwned::from_der(der.as_bytes()).map_err(crypto)
 }
 
+/// What is signed in a certificate (RFC 5280, 4.1), to be written: `x509_cert`'s is only for reading.
+#[derive(Sequence)]
+struct TbsCertificate {
+    #[asn1(context_specific = "0")]
+    version: Version,
+    serial_number: SerialNumber,
+    signature: AlgorithmIdentifierOwned,
+    issuer: Name,
+    validity: Validity,
+    subject: Name,
+    subject_public_key_info: SubjectPublicKeyInfoOwned,
+    #[asn1(context_specific = "3")]
+    extensions: Vec<Extension>,
+}
+
+/// A certificate, to be written.
+#[derive(Sequence)]
+struct SignedCertificate {
+    contents: TbsCertificate,
+    algorithm: AlgorithmIdentifierOwned,
+    signature: BitString,
+}
+
 /// Who signs.
 pub struct Issuer<'a> {
     /// Its name.
@@ -123,7 +132,7 @@ impl Issuer<'_> {
         extensions: Vec<Extension>,
     ) -> Result<Certificate, Error> {
         let algorithm = self.key.algorithm()?;
-        let tbs = TbsCertificate {
+        let contents = TbsCertificate {
             version: Version::V3,
             serial_number: serial,
             signature: algorithm.clone(),
@@ -131,12 +140,11 @@ impl Issuer<'_> {
             validity: validity(days)?,
             subject,
             subject_public_key_info: key,
-            issuer_unique_id: None,
-            subject_unique_id: None,
-            extensions: Some(extensions),
+            extensions,
         };
-        let signature = self.sign(&tbs.to_der().map_err(crypto)?)?;
-        Ok(Certificate { tbs_certificate: tbs, signature_algorithm: algorithm, signature })
+        let signature = self.sign(&contents.to_der().map_err(crypto)?)?;
+        let der = SignedCertificate { contents, algorithm, signature }.to_der().map_err(crypto)?;
+        Certificate::from_der(&der).map_err(crypto)
     }
 
     /// A revocation list.

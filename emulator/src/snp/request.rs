@@ -106,8 +106,8 @@ fn signed_by(page: &Page, key_at: usize, signature_at: usize, message: &[u8]) ->
             return None;
         }
         let (x, y) = (scalar(page, key_at + 4)?, scalar(page, key_at + 4 + 72)?);
-        let point = p384::EncodedPoint::from_affine_coordinates(&x.into(), &y.into(), false);
-        let key = VerifyingKey::from_encoded_point(&point).ok()?;
+        let point = p384::Sec1Point::from_affine_coordinates(&x.into(), &y.into(), false);
+        let key = VerifyingKey::from_sec1_point(&point).ok()?;
         let (r, s) = (scalar(page, signature_at)?, scalar(page, signature_at + 72)?);
         let signature = Signature::from_scalars(r, s).ok()?;
         Some(key.verify(message, &signature).is_ok())

@@ -1,6 +1,6 @@
 //! TDREPORT_STRUCT: what TDG.MR.REPORT writes, and the MAC by which the quoting service knows its own platform's reports.
 
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256, Sha384};
 use softkvm_cpu::{CpuState, Stop};
 
@@ -74,8 +74,8 @@ fn mac(platform: &Platform, report: &[u8]) -> [u8; 32] {
 
 fn keyed(platform: &Platform) -> Hmac<Sha256> {
     // HMAC takes keys of any length: this cannot fail, and an empty key would only make every report invalid.
-    <Hmac<Sha256> as Mac>::new_from_slice(&platform.mac_key)
-        .unwrap_or_else(|_| <Hmac<Sha256> as Mac>::new(&Default::default()))
+    <Hmac<Sha256> as KeyInit>::new_from_slice(&platform.mac_key)
+        .unwrap_or_else(|_| <Hmac<Sha256> as KeyInit>::new(&Default::default()))
 }
 
 /// Was this REPORTMACSTRUCT made on this platform?

@@ -15,6 +15,10 @@ mod vmgexit;
 use cloister_firmware::{Stop, TerminationReason, boot, console, layout, metadata};
 use platform::Platform;
 
+// Feature detection would execute CPUID (a #VC) and write to a static (there is no RAM for statics).
+#[cfg(not(sha2_backend = "soft"))]
+compile_error!("the ROM is built with --cfg sha2_backend=\"soft\": use cargo xtask firmware");
+
 core::arch::global_asm!(
     include_str!("reset.s"),
     reset_page = const layout::RESET_PAGE.start,

@@ -6,8 +6,6 @@
 
 mod extensions;
 
-use sha2::digest::generic_array::GenericArray;
-
 pub use extensions::compress as compress_with_extensions;
 
 /// Bytes of a block.
@@ -21,9 +19,7 @@ pub type Compress = fn(&mut [u32; 8], &[[u8; BLOCK]]);
 
 /// The portable [`Compress`].
 pub fn compress_portably(state: &mut [u32; 8], blocks: &[[u8; BLOCK]]) {
-    for block in blocks {
-        sha2::compress256(state, core::slice::from_ref(GenericArray::from_slice(block)));
-    }
+    sha2::block_api::compress256(state, blocks);
 }
 
 /// A hash being computed.

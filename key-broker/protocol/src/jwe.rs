@@ -1,17 +1,15 @@
 //! JWE with ECDH-ES+A256KW on P-256 and A256GCM (RFC 7516, RFC 7518 §4.6), in kbs-types' flattened JSON.
 
-use aes_gcm::aead::AeadInPlace;
+use aes_gcm::aead::{AeadInOut, Generate};
 use aes_gcm::{Aes256Gcm, KeyInit, Tag};
-use aes_kw::KekAes256;
+use aes_kw::KwAes256;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use kbs_types::{ProtectedHeader, Response, TeePubKey};
 pub use p256::SecretKey;
 use p256::ecdh::diffie_hellman;
-use p256::elliptic_curve::sec1::{FromEncodedPoint, ToEncodedPoint};
-use p256::{EncodedPoint, FieldBytes, PublicKey};
-use rand::RngCore;
-use rand::rngs::OsRng;
+use p256::elliptic_curve::sec1::{FromSec1Point, ToSec1Point};
+use p256::{FieldBytes, PublicKey, Sec1Point};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -20,6 +18,8 @@ const ALGORITHM: &str = "ECDH-ES+A256KW";
 const ENCRYPTION: &str = "A256GCM";
 const CURVE: &str = "P-256";
 const KEY_BYTES: usize = 32;
+/// RFC 3394 adds one block of 64 bits.
+const WRAPPED_KEY_BYTES: usize = KEY_BYTES + 8;
 const KEY_BITS: u32 = 256;
 
 /// Why a message cannot be made or opened.
@@ -41,7 +41,7 @@ pub enum Error {
 
 /// The JWK of a public key.
 pub fn public_key(key: &PublicKey) -> TeePubKey {
-    let point = key.to_encoded_point(false);
+    let point = key.to_sec1_point(false);
     let coordinate = |c: Option<&FieldBytes>| c.map(|c| BASE64_URL_SAFE_NO_PAD.encode(c)).unwrap_or_default();
     TeePubKey::EC {
         crv: CURVE.into(),
@@ -53,7 +53,7 @@ pub fn public_key(key: &PublicKey) -> TeePubKey {
 
 /// A new key pair.
 pub fn generate() -> SecretKey {
-    SecretKey::random(&mut OsRng)
+    SecretKey::generate()
 }
 
 fn point(x: &str, y: &str) -> Result<PublicKey, Error> {
@@ -62,8 +62,8 @@ fn point(x: &str, y: &str) -> Result<PublicKey, Error> {
         Some(bytes.into())
     };
     let (x, y) = (field(x).ok_or(Error::Key)?, field(y).ok_or(Error::Key)?);
-    let point = EncodedPoint::from_affine_coordinates(&x, &y, false);
-    Option::from(PublicKey::from_encoded_point(&point)).ok_or(Error::Key)
+    let point = Sec1Point::from_affine_coordinates(&x, &y, false);
+    Option::from(PublicKey::from_sec1_point(&point)).ok_or(Error::Key)
 }
 
 /// Concat KDF (RFC 7518 §4.6.2) with empty party information: one round gives the 256-bit key.
@@ -87,19 +87,18 @@ pub fn encrypt(to: &TeePubKey, secret: &[u8]) -> Result<Response, Error> {
     let recipient = point(x, y)?;
     let ephemeral = generate();
     let shared = diffie_hellman(ephemeral.to_nonzero_scalar(), recipient.as_affine());
-    let kek = KekAes256::from(*key_encryption_key(shared.raw_secret_bytes()));
-    let mut content_key = Zeroizing::new([0u8; KEY_BYTES]);
-    let mut iv = [0u8; 12];
-    OsRng.fill_bytes(&mut content_key[..]);
-    OsRng.fill_bytes(&mut iv);
-    let encrypted_key = kek.wrap_vec(&content_key[..]).map_err(|_| Error::Header)?;
+    let kek = KwAes256::new((&*key_encryption_key(shared.raw_secret_bytes())).into());
+    let content_key = Zeroizing::new(<[u8; KEY_BYTES]>::generate());
+    let iv = <[u8; 12]>::generate();
+    let mut encrypted_key = vec![0; WRAPPED_KEY_BYTES];
+    kek.wrap_key(&content_key[..], &mut encrypted_key).map_err(|_| Error::Header)?;
     let mut other_fields = Map::new();
     other_fields.insert("epk".into(), epk(&ephemeral.public_key()));
     let protected = ProtectedHeader { alg: ALGORITHM.into(), enc: ENCRYPTION.into(), other_fields };
     let aad = protected.generate_aad().map_err(|_| Error::Header)?;
     let mut ciphertext = secret.to_vec();
     let tag = Aes256Gcm::new((&*content_key).into())
-        .encrypt_in_place_detached(&iv.into(), &aad, &mut ciphertext)
+        .encrypt_inout_detached(&iv.into(), &aad, ciphertext.as_mut_slice().into())
         .map_err(|_| Error::Header)?;
     Ok(Response { protected, encrypted_key, iv: iv.to_vec(), ciphertext, aad: None, tag: tag.to_vec() })
 }
@@ -130,11 +129,11 @@ pub fn decrypt(key: &SecretKey, message: &Response) -> Result<Zeroizing<Vec<u8>>
     }
     let sender = point(field("x")?, field("y")?)?;
     let shared = diffie_hellman(key.to_nonzero_scalar(), sender.as_affine());
-    let kek = KekAes256::from(*key_encryption_key(shared.raw_secret_bytes()));
-    let content_key =
-        Zeroizing::new(kek.unwrap_vec(&message.encrypted_key).map_err(|_| Error::Authentication)?);
-    let content_key: &[u8; KEY_BYTES] =
-        content_key.as_slice().try_into().map_err(|_| Error::Authentication)?;
+    let kek = KwAes256::new((&*key_encryption_key(shared.raw_secret_bytes())).into());
+    let wrapped: &[u8; WRAPPED_KEY_BYTES] =
+        message.encrypted_key.as_slice().try_into().map_err(|_| Error::Authentication)?;
+    let mut content_key = Zeroizing::new([0; KEY_BYTES]);
+    kek.unwrap_key(wrapped, &mut content_key[..]).map_err(|_| Error::Authentication)?;
     let iv: [u8; 12] = message.iv.as_slice().try_into().map_err(|_| Error::Authentication)?;
     let tag: [u8; 16] = message.tag.as_slice().try_into().map_err(|_| Error::Authentication)?;
     let mut aad = message.protected.generate_aad().map_err(|_| Error::Header)?;
@@ -143,8 +142,8 @@ pub fn decrypt(key: &SecretKey, message: &Response) -> Result<Zeroizing<Vec<u8>>
         aad.extend_from_slice(extra);
     }
     let mut plain = Zeroizing::new(message.ciphertext.clone());
-    Aes256Gcm::new(content_key.into())
-        .decrypt_in_place_detached(&iv.into(), &aad, &mut plain, &Tag::from(tag))
+    Aes256Gcm::new((&*content_key).into())
+        .decrypt_inout_detached(&iv.into(), &aad, plain.as_mut_slice().into(), &Tag::from(tag))
         .map_err(|_| Error::Authentication)?;
     Ok(plain)
 }
@@ -160,11 +159,13 @@ mod tests {
         assert_eq!(decrypt(&key, &message).unwrap().as_slice(), b"open sesame");
         assert_eq!(decrypt(&generate(), &message).unwrap_err(), Error::Authentication);
         type Spoil = (&'static str, fn(&mut Response), Error);
-        let spoilers: [Spoil; 6] = [
+        let spoilers: [Spoil; 8] = [
             ("ciphertext", |m| m.ciphertext[0] ^= 1, Error::Authentication),
             ("tag", |m| m.tag[3] ^= 1, Error::Authentication),
             ("short tag", |m| m.tag.truncate(8), Error::Authentication),
             ("wrapped key", |m| m.encrypted_key[5] ^= 1, Error::Authentication),
+            ("short wrapped key", |m| m.encrypted_key.truncate(32), Error::Authentication),
+            ("no wrapped key", |m| m.encrypted_key.clear(), Error::Authentication),
             ("additional data", |m| m.aad = Some(b"x".to_vec()), Error::Authentication),
             ("algorithm", |m| m.protected.enc = "A128GCM".into(), Error::Algorithm),
         ];

@@ -1,21 +1,28 @@
 //! The emulated chain: ARK and ASK (RSA-4096, RSASSA-PSS with SHA-384), VCEK (P-384) with AMD's extensions, and a CRL.
+//!
+//! The `rsa` crate writes DER and hashes with older releases of `der` and `sha2` than the rest: what it re-exports is what
+//! it is spoken to in, and encoded bytes are what goes in and out.
 
 use std::path::Path;
 
 use der::asn1::Ia5String;
-use der::{Encode, EncodePem};
+use der::{Decode, Encode, EncodePem};
 use rsa::RsaPrivateKey;
-use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use rsa::pkcs8::der::Encode as _;
+use rsa::pkcs8::spki::DynSignatureAlgorithmIdentifier;
+use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey, EncodePublicKey};
 use rsa::pss::SigningKey;
-use rsa::signature::Keypair;
-use sha2::Sha384;
+use rsa::rand_core::OsRng;
+use rsa::sha2::Sha384;
+use rsa::signature::{Keypair, RandomizedSigner, SignatureEncoding};
+use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::ext::Extension;
 use x509_cert::name::Name;
 
 use super::platform::Model;
-use crate::platform::x509::{Issuer, YEAR, ca_extensions, extension, name, public, raw_extension};
+use crate::platform::x509::{Issuer, Signer, YEAR, ca_extensions, extension, name, public, raw_extension};
 use crate::platform::{Error, cached, create_private, crypto, io, read, write_public};
 
 /// The product whose names the chain carries.
@@ -67,7 +74,7 @@ fn load_key(dir: &Path, file: &str) -> Result<RsaPrivateKey, Error> {
     let path = dir.join(file);
     if !path.exists() {
         eprintln!("softkvm: making {file} (RSA 4096, once; this takes some seconds)");
-        let key = RsaPrivateKey::new(&mut rand::thread_rng(), 4096).map_err(crypto)?;
+        let key = RsaPrivateKey::new(&mut OsRng, 4096).map_err(crypto)?;
         let pem = key.to_pkcs8_pem(rsa::pkcs8::LineEnding::LF).map_err(crypto)?;
         create_private(&path, pem.as_bytes())?;
         return Ok(key);
@@ -76,6 +83,22 @@ fn load_key(dir: &Path, file: &str) -> Result<RsaPrivateKey, Error> {
     let damaged = |why: String| Error::Damaged { path: path.clone(), why };
     let text = std::str::from_utf8(&text).map_err(|e| damaged(e.to_string()))?;
     RsaPrivateKey::from_pkcs8_pem(text).map_err(|e| damaged(e.to_string()))
+}
+
+impl Signer for SigningKey<Sha384> {
+    fn algorithm(&self) -> Result<AlgorithmIdentifierOwned, Error> {
+        let der = self.signature_algorithm_identifier().map_err(crypto)?.to_der().map_err(crypto)?;
+        AlgorithmIdentifierOwned::from_der(&der).map_err(crypto)
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok(self.sign_with_rng(&mut OsRng, message).to_vec())
+    }
+}
+
+fn rsa_public(key: &SigningKey<Sha384>) -> Result<SubjectPublicKeyInfoOwned, Error> {
+    let der = key.verifying_key().to_public_key_der().map_err(crypto)?;
+    SubjectPublicKeyInfoOwned::from_der(der.as_bytes()).map_err(crypto)
 }
 
 impl Certs {
@@ -93,20 +116,14 @@ impl Certs {
         let root = Issuer { name: ark_name.clone(), key: &ark_key };
         let intermediate = Issuer { name: ask_name.clone(), key: &ask_key };
         let ark = cached(&dir.join("ark.der"), || {
-            root.certify(
-                ark_name,
-                0x1_0000u64.into(),
-                25 * YEAR,
-                public(&ark_key.verifying_key())?,
-                ca_extensions(None)?,
-            )
+            root.certify(ark_name, 0x1_0000u64.into(), 25 * YEAR, rsa_public(&ark_key)?, ca_extensions(None)?)
         })?;
         let ask = cached(&dir.join("ask.der"), || {
             root.certify(
                 ask_name,
                 0x1_0001u64.into(),
                 25 * YEAR,
-                public(&ask_key.verifying_key())?,
+                rsa_public(&ask_key)?,
                 ca_extensions(Some(0))?,
             )
         })?;

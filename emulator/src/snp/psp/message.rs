@@ -1,6 +1,6 @@
 //! Guest messages (AMD 56860, "Guest Messages"): AES-256-GCM under a VMPCK, sequence numbers, requests and answers.
 
-use aes_gcm::aead::AeadInPlace;
+use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit, Tag};
 
 use super::platform::Platform;
@@ -92,7 +92,9 @@ fn open(key: &[u8; 32], sequence: u64, request: &Page, bytes: usize) -> Option<V
     let mut payload = request.get(header::BYTES..header::BYTES + bytes)?.to_vec();
     let tag = Tag::from(<[u8; 16]>::try_from(request.get(header::TAG..header::TAG + 16)?).ok()?);
     let aad = request.get(header::ALGORITHM..header::BYTES)?;
-    cipher(key).decrypt_in_place_detached(&nonce(sequence).into(), aad, &mut payload, &tag).ok()?;
+    cipher(key)
+        .decrypt_inout_detached(&nonce(sequence).into(), aad, payload.as_mut_slice().into(), &tag)
+        .ok()?;
     Some(payload)
 }
 
@@ -108,7 +110,9 @@ fn seal(key: &[u8; 32], sequence: u64, request: &Page, answer: &[u8]) -> Option<
     let mut payload = answer.to_vec();
     let aad: [u8; header::BYTES - header::ALGORITHM] =
         page.get(header::ALGORITHM..header::BYTES)?.try_into().ok()?;
-    let tag = cipher(key).encrypt_in_place_detached(&nonce(sequence).into(), &aad, &mut payload).ok()?;
+    let tag = cipher(key)
+        .encrypt_inout_detached(&nonce(sequence).into(), &aad, payload.as_mut_slice().into())
+        .ok()?;
     put(&mut page[..], header::TAG, &tag);
     put(&mut page[..], header::BYTES, &payload);
     Some(page)

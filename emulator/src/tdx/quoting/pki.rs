@@ -209,15 +209,15 @@ impl Pki {
     /// The root's CRL (nothing revoked) and the platform CA's, fresh.
     pub fn crls(&self, pck_revoked: bool) -> Result<(CertificateList, CertificateList), Error> {
         let issuer = |certificate: &Certificate, key| Issuer {
-            name: certificate.tbs_certificate.subject.clone(),
+            name: certificate.tbs_certificate().subject().clone(),
             key,
         };
         let authority = |certificate: &Certificate| {
-            Ok::<_, Error>(vec![authority_key(&certificate.tbs_certificate.subject_public_key_info)?])
+            Ok::<_, Error>(vec![authority_key(certificate.tbs_certificate().subject_public_key_info())?])
         };
         let root = issuer(&self.root, &self.root_key).crl(Vec::new(), YEAR, authority(&self.root)?)?;
         let revoked =
-            if pck_revoked { vec![self.pck.tbs_certificate.serial_number.clone()] } else { Vec::new() };
+            if pck_revoked { vec![self.pck.tbs_certificate().serial_number().clone()] } else { Vec::new() };
         let pck = issuer(&self.platform_ca, &self.platform_ca_key).crl(
             revoked,
             30,

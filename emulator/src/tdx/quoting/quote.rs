@@ -94,7 +94,7 @@ fn sign(key: &SigningKey, message: &[u8]) -> [u8; 64] {
 
 /// Signature, attestation key, and why to believe that key: the QE's report, signed by the PCK, and the PCK's chain.
 fn signature_data(platform: &Platform, signed: &[u8]) -> Result<Vec<u8>, Error> {
-    let point = platform.attestation_key.verifying_key().to_encoded_point(false);
+    let point = platform.attestation_key.verifying_key().to_sec1_point(false);
     // Uncompressed, without its leading 04h.
     let public = point.as_bytes().get(1..).unwrap_or(&[]);
     let authentication: Vec<u8> = (0u8..32).collect();
