@@ -128,6 +128,25 @@ fn guest(folder: &Path, rom: &[u8], events: &[LogEvent]) -> (String, String) {
     (write(folder, "quote.bin", scenario.quote_bytes()), write(folder, "ccel.bin", log))
 }
 
+#[test]
+fn a_range_of_cpus_has_the_reference_values_of_each_td() {
+    let folder = tempfile::tempdir().unwrap();
+    let (firmware, corim) = (write(folder.path(), "firmware.bin", rom()), folder.path().join("corim"));
+    let measure =
+        |more: &[&str]| run(&[&["measure", "tdx", "--json", "--firmware", &firmware][..], more].concat());
+    let (code, values) = measure(&["--cpus", "2-4", "--corim", corim.to_str().unwrap()]);
+    assert_eq!((code, values.as_array().unwrap().len()), (0, 3));
+    for (cpus, value) in ["2", "3", "4"].iter().zip(values.as_array().unwrap()) {
+        assert_eq!(*value, measure(&["--cpus", cpus]).1, "{cpus} CPUs");
+    }
+    assert!(corim.exists());
+    let tables = write(folder.path(), "tables", "tables");
+    for more in [["--acpi", &tables], ["--transcript", "/nonexistent"]] {
+        assert_eq!(measure(&[&["--cpus", "2-4"][..], &more].concat()).0, 2, "{more:?}");
+    }
+    assert_eq!(measure(&["--cpus", "2", "--acpi", &tables]).0, 0);
+}
+
 /// What is said of a guest, where [`rom`], a kernel and [`CMDLINE`] were expected.
 fn explain_td(folder: &Path, (quote, ccel): &(String, String), more: &[&str]) -> (i32, Value) {
     let (firmware, kernel) = (write(folder, "firmware.bin", rom()), write(folder, "kernel", "kernel"));

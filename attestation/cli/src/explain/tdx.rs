@@ -30,8 +30,10 @@ pub fn explain(args: &Args) -> anyhow::Result<Explanation> {
     let unusable = || format!("{} is unusable", path.display());
     let tdvf = Tdvf::parse(&firmware).with_context(unusable)?;
     let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;
+    args.launch.guest.cpus.only()?;
     let files = Files::read(&tdvf, &args.launch.guest, &args.td)?;
-    let inputs = files.inputs();
+    let launches = files.launches();
+    let inputs = launches.first().context("there is no guest without a processor")?;
     let mistakes = mistakes(inputs.cmdline);
     let alternatives: Vec<_> = mistakes
         .iter()
@@ -46,7 +48,7 @@ pub fn explain(args: &Args) -> anyhow::Result<Explanation> {
         .collect();
     Ok(answer(&Question {
         launch: Some(Launch { tdvf: &tdvf, plan: &plan, order: files.order }),
-        inputs: Some(&inputs),
+        inputs: Some(inputs),
         alternatives: &alternatives,
         ..question
     }))

@@ -61,41 +61,47 @@ pub struct Args {
 
 /// What a TD is started from, read.
 pub struct Files<'a> {
-    cpus: u32,
     pub kernel: KernelFiles<'a>,
-    acpi: Option<Vec<u8>>,
+    /// The ACPI tables for each number of processors, where they are known.
+    acpi: Vec<(u32, Option<Vec<u8>>)>,
     ram: Vec<MemoryRange>,
     pub order: PageOrder,
 }
 
 impl<'a> Files<'a> {
     pub fn read(tdvf: &Tdvf<'_>, guest: &'a Guest, td: &Td) -> anyhow::Result<Self> {
-        let cpus = guest.cpus.only()?;
-        let acpi = match &td.acpi {
-            Some(path) => Some(read(path)?),
-            None if tdvf.is_cloister() => Some(acpi_tables(cpus)?),
-            None => None,
+        let given = td.acpi.as_deref().map(read).transpose()?;
+        if given.is_some() {
+            guest.cpus.only().context("--acpi has the tables of one guest")?;
+        }
+        let acpi = |cpus| {
+            let tables = match &given {
+                Some(tables) => Some(tables.clone()),
+                None => tdvf.is_cloister().then(|| acpi_tables(cpus)).transpose()?,
+            };
+            anyhow::Ok((cpus, tables))
         };
         let ram = ram_ranges(td.memory).into_iter().filter(|range| !range.is_empty());
         Ok(Self {
-            cpus,
             kernel: guest.kernel.read()?,
-            acpi,
+            acpi: guest.cpus.all().map(acpi).collect::<anyhow::Result<_>>()?,
             ram: ram.map(|range| MemoryRange { gpa: range.start, len: range.end - range.start }).collect(),
             order: td.page_order.into(),
         })
     }
 
-    /// What the firmware will measure of them.
-    pub fn inputs(&self) -> RtmrInputs<'_> {
-        RtmrInputs {
-            cpus: self.cpus,
+    /// What the firmware will measure of them, for each number of processors.
+    pub fn launches(&self) -> Vec<RtmrInputs<'_>> {
+        let files = &self.kernel;
+        let launches = self.acpi.iter().map(|(cpus, acpi)| RtmrInputs {
+            cpus: *cpus,
             ram: &self.ram,
-            acpi: self.acpi.as_deref(),
-            kernel: self.kernel.kernel.as_deref(),
-            initrd: self.kernel.initrd.as_deref(),
-            cmdline: self.kernel.cmdline,
-        }
+            acpi: acpi.as_deref(),
+            kernel: files.kernel.as_deref(),
+            initrd: files.initrd.as_deref(),
+            cmdline: files.cmdline,
+        });
+        launches.collect()
     }
 }
 
@@ -105,18 +111,23 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let tdvf = Tdvf::parse(&firmware).with_context(unusable)?;
     let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;
     let files = Files::read(&tdvf, &args.guest, &args.td)?;
-    let (inputs, order) = (files.inputs(), files.order);
+    let (launches, order) = (files.launches(), files.order);
     if !tdvf.is_cloister() {
         eprintln!(
             "cloister-attest: {} is not Cloister's firmware: MRTD is predicted, and what it measures into the RTMRs is not known",
             args.firmware.display()
         );
     }
+    let references = || {
+        let mrtd = plan.mrtd(order).0;
+        let each = RtmrInputs::rtmrs_of_each(&launches, &tdvf);
+        each.into_iter().map(|rtmrs| Reference::Tdx(mrtd, rtmrs)).collect()
+    };
     args.results.write(
         args.guest.cpus,
         || LaunchTranscript::new(&tdvf, &plan, order),
-        || vec![Reference::Tdx(plan.mrtd(order).0, inputs.rtmrs_under(&tdvf))],
-        &[ReferenceValue::new(&tdvf, &plan, order, &inputs)],
+        references,
+        &ReferenceValue::of_each(&tdvf, &plan, order, &launches),
     )
 }
 

@@ -68,6 +68,19 @@ impl RtmrInputs<'_> {
         if tdvf.is_cloister() { self.rtmrs() } else { [None; 4] }
     }
 
+    /// Those of each of several launches with one ROM, which differ in processors and their tables alone: these are in RTMR0.
+    pub fn rtmrs_of_each(launches: &[Self], tdvf: &Tdvf<'_>) -> Vec<[Option<[u8; 48]>; 4]> {
+        let Some(first) = launches.first() else { return Vec::new() };
+        let [_, others @ ..] = first.rtmrs_under(tdvf);
+        let with_rtmr0 = |launch: &Self| {
+            let without_files = Self { kernel: None, initrd: None, ..launch.clone() };
+            let [rtmr0, ..] = without_files.rtmrs_under(tdvf);
+            let [rtmr1, rtmr2, rtmr3] = others;
+            [rtmr0, rtmr1, rtmr2, rtmr3]
+        };
+        launches.iter().map(with_rtmr0).collect()
+    }
+
     /// The RTMRs as our firmware leaves them; `None` where the inputs do not decide.
     pub fn rtmrs(&self) -> [Option<[u8; 48]>; 4] {
         let mut rtmrs = [Some(Rtmr::ZERO); 4];
@@ -121,10 +134,32 @@ pub struct ReferenceValue {
     pub inputs: ReferenceInputs,
 }
 
+fn sha256(bytes: &[u8]) -> String {
+    hex_string(&Sha256::digest(bytes))
+}
+
 impl ReferenceValue {
+    /// The values for a firmware's plan, one for each of `launches`, which differ in processors and their tables alone.
+    pub fn of_each(
+        tdvf: &Tdvf<'_>,
+        plan: &LaunchPlan<'_>,
+        order: PageOrder,
+        launches: &[RtmrInputs<'_>],
+    ) -> Vec<Self> {
+        let Some(first) = launches.first().map(|first| Self::new(tdvf, plan, order, first)) else {
+            return Vec::new();
+        };
+        let value = |(launch, rtmrs): (&RtmrInputs<'_>, [Option<[u8; 48]>; 4])| Self {
+            cpus: launch.cpus,
+            rtmrs: rtmrs.map(|rtmr| rtmr.map(|value| hex_string(&value))),
+            inputs: ReferenceInputs { acpi: launch.acpi.map(sha256), ..first.inputs.clone() },
+            ..first.clone()
+        };
+        launches.iter().zip(RtmrInputs::rtmrs_of_each(launches, tdvf)).map(value).collect()
+    }
+
     /// The value for a firmware's plan, and for what it will measure.
     pub fn new(tdvf: &Tdvf<'_>, plan: &LaunchPlan<'_>, order: PageOrder, inputs: &RtmrInputs<'_>) -> Self {
-        let sha256 = |bytes: &[u8]| hex_string(&Sha256::digest(bytes));
         // Each takes its time over the whole firmware.
         let (firmware, mrtd) = parallel::both(|| sha256(tdvf.bytes()), || plan.mrtd(order).to_string());
         let cmdline: Vec<u8> = [inputs.cmdline.as_bytes(), &[0]].concat();
@@ -144,6 +179,38 @@ impl ReferenceValue {
                 initrd: inputs.kernel.and(inputs.initrd).map(sha256),
                 cmdline: inputs.kernel.map(|_| sha256(&cmdline)),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tdvf::tests::{BFV, CLOISTER_ROWS, TD_HOB, rom_of, rom_with};
+    use super::*;
+
+    #[test]
+    fn each_of_several_launches_has_the_value_of_its_own() {
+        let ram = [MemoryRange { gpa: 0, len: 512 << 20 }];
+        let launch = |(cpus, acpi): (u32, &'static [u8])| RtmrInputs {
+            cpus,
+            ram: &ram,
+            acpi: Some(acpi),
+            kernel: Some(b"kernel"),
+            initrd: Some(b"initrd"),
+            cmdline: "quiet",
+        };
+        let launches = [(1, &b"one"[..]), (2, b"two"), (7, b"seven")].map(launch);
+        for (rom, known) in [(rom_of(0x1_0000, &CLOISTER_ROWS), 4), (rom_with(&[BFV, TD_HOB]), 0)] {
+            let tdvf = Tdvf::parse(&rom).unwrap();
+            let plan = LaunchPlan::new(&tdvf).unwrap();
+            let each = ReferenceValue::of_each(&tdvf, &plan, PageOrder::TwoPass, &launches);
+            assert_eq!(each.len(), launches.len());
+            for (value, launch) in each.iter().zip(&launches) {
+                assert_eq!(*value, ReferenceValue::new(&tdvf, &plan, PageOrder::TwoPass, launch));
+                assert_eq!(value.rtmrs.iter().flatten().count(), known);
+            }
+            assert!(each[0].inputs != each[1].inputs && (known == 0 || each[0].rtmrs[0] != each[1].rtmrs[0]));
+            assert!(ReferenceValue::of_each(&tdvf, &plan, PageOrder::TwoPass, &[]).is_empty());
         }
     }
 }
