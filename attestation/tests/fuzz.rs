@@ -433,7 +433,7 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn nothing_panics_and_nothing_changed_is_accepted() {
     let time = Duration::from_secs(number("CLOISTER_FUZZ_SECONDS").unwrap_or(3)) / TARGETS.len() as u32;
-    let seed = number("CLOISTER_FUZZ_SEED").unwrap_or_else(|| rand::random());
+    let seed = number("CLOISTER_FUZZ_SEED").unwrap_or_else(rand::random);
     println!("CLOISTER_FUZZ_SEED={seed}");
     for target in TARGETS {
         let corpus = (target.corpus)();
