@@ -4,11 +4,11 @@
 //! stands there and never written again. Chains come in HTTP headers, percent-encoded; CRLs as DER, PEM or hexadecimal
 //! digits, whoever was asked in which way. Nothing is believed here: that is for [`super::Collateral`].
 
-use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use serde::de::IgnoredAny;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::documents::{CollateralDocument, HexBytes, MAX_BYTES, QeIdentity, TcbInfo};
 use crate::measure::read_hex;
@@ -21,12 +21,9 @@ pub enum PcsError {
     /// Longer than anything real.
     #[error("{0} bytes are more than any answer has")]
     TooLong(usize),
-    /// Not a JSON object.
-    #[error("it is no JSON object: {0}")]
-    Json(&'static str),
-    /// The object is of something else, or damaged.
-    #[error("its {0:?} is missing, there twice, or of the wrong form")]
-    Field(&'static str),
+    /// Not a JSON object with one signed value and one signature.
+    #[error("it is no signed answer: {0}")]
+    Json(#[from] serde_json::Error),
     /// What was signed cannot be read.
     #[error(transparent)]
     Document(#[from] super::documents::CollateralError),
@@ -55,62 +52,38 @@ impl SignedText {
 
     /// The answer to `/tcb`.
     pub fn tcb_info(answer: &[u8]) -> Result<Self, PcsError> {
-        let signed = Self::read(answer, Self::TCB_INFO)?;
-        TcbInfo::from_json(&signed.text)?;
-        Ok(signed)
+        let TcbInfoAnswer { text, signature } = read(answer)?;
+        TcbInfo::from_json(text.get())?;
+        Ok(Self { text: text.get().into(), signature })
     }
 
     /// The answer to `/qe/identity`.
     pub fn qe_identity(answer: &[u8]) -> Result<Self, PcsError> {
-        let signed = Self::read(answer, Self::QE_IDENTITY)?;
-        QeIdentity::from_json(&signed.text)?;
-        Ok(signed)
-    }
-
-    fn read(answer: &[u8], key: &'static str) -> Result<Self, PcsError> {
-        if answer.len() > MAX_BYTES {
-            return Err(PcsError::TooLong(answer.len()));
-        }
-        let text = core::str::from_utf8(answer).map_err(|_| PcsError::Json("not UTF-8"))?;
-        let fields = fields(text).map_err(PcsError::Json)?;
-        let field = |key: &'static str| {
-            let mut found = fields.iter().filter(|(name, _)| name == key);
-            match (found.next(), found.next()) {
-                (Some((_, value)), None) => Ok(*value),
-                _ => Err(PcsError::Field(key)),
-            }
-        };
-        const SIGNATURE: &str = "signature";
-        let signature = serde_json::from_str(field(SIGNATURE)?).map_err(|_| PcsError::Field(SIGNATURE))?;
-        Ok(Self { text: field(key)?.into(), signature })
+        let QeIdentityAnswer { text, signature } = read(answer)?;
+        QeIdentity::from_json(text.get())?;
+        Ok(Self { text: text.get().into(), signature })
     }
 }
 
-/// Takes a JSON value from the start of `rest`: what it means, and the text that it is.
-fn value<'a, T: serde::Deserialize<'a>>(rest: &mut &'a str) -> Option<(T, &'a str)> {
-    let text = rest.trim_ascii_start();
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<T>();
-    let meaning = values.next()?.ok()?;
-    let (value, after) = text.split_at_checked(values.byte_offset())?;
-    *rest = after.trim_ascii_start();
-    Some((meaning, value))
+#[derive(Deserialize)]
+struct TcbInfoAnswer<'a> {
+    #[serde(borrow, rename = "tcbInfo")]
+    text: &'a RawValue,
+    signature: Hex<64>,
 }
 
-/// Names and values of a JSON object, the values as the text that they are.
-fn fields(text: &str) -> Result<Vec<(Cow<'_, str>, &str)>, &'static str> {
-    let mut rest = text.trim_ascii().strip_prefix('{').ok_or("it does not begin with a brace")?;
-    let mut fields = Vec::new();
-    loop {
-        let (name, _) = value::<Cow<'_, str>>(&mut rest).ok_or("a name is damaged")?;
-        rest = rest.strip_prefix(':').ok_or("a colon is missing")?;
-        let (_, value) = value::<IgnoredAny>(&mut rest).ok_or("a value is damaged")?;
-        fields.push((name, value));
-        rest = match (rest, rest.strip_prefix(',')) {
-            ("}", _) => return Ok(fields),
-            (_, Some(rest)) => rest,
-            _ => return Err("neither a comma nor the closing brace follows a value"),
-        };
+#[derive(Deserialize)]
+struct QeIdentityAnswer<'a> {
+    #[serde(borrow, rename = "enclaveIdentity")]
+    text: &'a RawValue,
+    signature: Hex<64>,
+}
+
+fn read<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, PcsError> {
+    if answer.len() > MAX_BYTES {
+        return Err(PcsError::TooLong(answer.len()));
     }
+    Ok(serde_json::from_slice(answer)?)
 }
 
 /// A chain of certificates as PEM: from PEM, from PEM that is percent-encoded, or from the headers of an answer.
@@ -205,44 +178,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_keep_the_very_text_of_their_values() {
-        let text = "\t{ \"a\" : {\"x\": [1,  2]} ,\"b\":\"}\\\"\", \"c\":1 }\n";
-        let expected = [("a", "{\"x\": [1,  2]}"), ("b", "\"}\\\"\""), ("c", "1")];
-        let found: Vec<_> = fields(text).unwrap();
-        assert_eq!(found.iter().map(|(name, value)| (name.as_ref(), *value)).collect::<Vec<_>>(), expected);
-        for text in [
-            "",
-            "[]",
-            "{",
-            "{}",
-            "{\"a\"}",
-            "{\"a\":}",
-            "{\"a\":1",
-            "{\"a\":1,}",
-            "{\"a\":1}}",
-            "{\"a\":1 2}",
-            "{a:1}",
-        ] {
-            assert!(fields(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn an_answer_has_one_signed_value_and_one_signature() {
         let signature = "ab".repeat(64);
-        let read = |text: &str| SignedText::read(text.as_bytes(), SignedText::TCB_INFO);
-        let good = alloc::format!("{{\"tcbInfo\":{{ \"id\":1}},\"signature\":\"{signature}\"}}");
-        assert_eq!(
-            read(&good).unwrap(),
-            SignedText { text: "{ \"id\":1}".into(), signature: Hex([0xab; 64]) }
-        );
+        let good = alloc::format!("\t{{ \"tcbInfo\" : {{\"id\":  [1]}} ,\"signature\":\"{signature}\"}}\n");
+        let read = |text: &str| {
+            let TcbInfoAnswer { text, signature } = read(text.as_bytes())?;
+            Ok::<_, PcsError>((String::from(text.get()), signature))
+        };
+        assert_eq!(read(&good).unwrap(), ("{\"id\":  [1]}".into(), Hex([0xab; 64])), "the very text");
         for (from, to) in [
             ("tcbInfo", "enclaveIdentity"),
             ("\"signature\"", "\"sign\""),
-            ("{\"tcb", "{\"tcbInfo\":0,\"tcb"),
-            ("{\"tcb", "{\"signature\":\"\",\"tcb"),
+            ("{ \"tcb", "{\"tcbInfo\":0,\"tcb"),
+            ("{ \"tcb", "{\"signature\":\"\",\"tcb"),
             ("abab", "ab"),
             ("\"}", "\""),
+            ("\"}", "\"}}"),
         ] {
             assert!(good.contains(from) && read(&good.replacen(from, to, 1)).is_err(), "{from}");
         }
