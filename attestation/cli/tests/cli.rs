@@ -72,6 +72,19 @@ fn what_speaks_against_evidence_is_named() {
 }
 
 #[test]
+fn a_certificate_of_another_chip_does_not_hide_the_right_one() {
+    let Some(folder) = vectors("snp") else { return };
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (report, table) = (path("genoa-v3.report.bin"), path("genoa-v3.auxblob-certtable.bin"));
+    let vek = path("genoa-v5-siena.vcek.der");
+    let base = ["verify", "snp", "--json", "--at", NOW, "--report", &report, "--vek", &vek];
+    let (code, verdict) = run(&base);
+    assert!(code == 1 && codes(&verdict).contains(&"report-signature"), "{verdict}");
+    let (code, verdict) = run(&[&base[..], &["--cert-table", &table]].concat());
+    assert_eq!((code, codes(&verdict)), (0, vec![]));
+}
+
+#[test]
 fn unusable_input_is_told_from_refused_evidence() {
     let temporary = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| write(temporary.path(), name, text);
