@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use crate::measure::snp::Launch;
 use crate::measure::tdx::Td;
-use crate::{output, read};
+use crate::output::{self, printable};
+use crate::read;
 
 /// A quote, an MRTD, an event log or a TD's transcript make it a question about a TD; anything else is about SEV-SNP.
 #[derive(Debug, clap::Args)]
@@ -99,8 +100,9 @@ fn mistakes(cmdline: &str) -> Vec<Mistake> {
     ]
 }
 
+/// A transcript's strings are the host's: each is made printable by itself, so that none can pass for a line of ours.
 fn print_for_people(explanation: &Explanation) -> anyhow::Result<()> {
-    let mut text = format!("{}\n", explanation.summary);
+    let mut text = format!("{}\n", printable(&explanation.summary));
     let digests = &explanation.digests;
     for (name, digest) in [
         ("expected  ", &digests.expected),
@@ -108,24 +110,24 @@ fn print_for_people(explanation: &Explanation) -> anyhow::Result<()> {
         ("measured  ", &digests.measurement),
     ] {
         if let Some(digest) = digest {
-            text.push_str(&format!("  {name} {digest}\n"));
+            text.push_str(&format!("  {name} {}\n", printable(digest)));
         }
     }
     for (index, rtmr) in explanation.replay.iter().flatten().enumerate() {
-        text.push_str(&format!("  log leads to RTMR{index} {rtmr}\n"));
+        text.push_str(&format!("  log leads to RTMR{index} {}\n", printable(rtmr)));
     }
     for finding in &explanation.findings {
         let place = match &finding.range {
             Some(range) => format!("range {} at {}", range.index, range.gpa),
             None => format!("{:?}", finding.subject).to_lowercase(),
         };
-        text.push_str(&format!("  {place}: {}\n", finding.message));
+        text.push_str(&format!("  {}: {}\n", printable(&place), printable(&finding.message)));
     }
     for variation in &explanation.would_match {
-        text.push_str(&format!("  the measurement is that of {variation}\n"));
+        text.push_str(&format!("  the measurement is that of {}\n", printable(variation)));
     }
     for note in &explanation.notes {
-        text.push_str(&format!("  note: {note}\n"));
+        text.push_str(&format!("  note: {}\n", printable(note)));
     }
-    output::write(&output::printable_lines(&text))
+    output::write(&text)
 }

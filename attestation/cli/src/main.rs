@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         Command::Verify(verify) => verify::run(&verify).map(judged),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("cloister-attest: {error:#}");
+        eprintln!("cloister-attest: {}", output::error_text(&error));
         UNUSABLE.into()
     })
 }

@@ -16,7 +16,8 @@ use cloister_attestation::x509::UnixTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{output, read};
+use crate::output::{self, printable};
+use crate::read;
 
 #[derive(Debug, Subcommand)]
 pub enum Verify {
@@ -105,7 +106,7 @@ impl Common {
 fn print_for_people<C: Serialize>(verdict: &Verdict<C>) -> anyhow::Result<()> {
     let mut text = String::from(if verdict.is_accepted() { "accepted\n" } else { "REJECTED\n" });
     for reason in &verdict.reasons {
-        text.push_str(&format!("  {:?}: {reason}\n", reason.code.kind()));
+        text.push_str(&format!("  {:?}: {}\n", reason.code.kind(), printable(&reason.to_string())));
     }
     if !verdict.unchecked.is_empty() {
         text.push_str(&format!("not decided by the policy: {}\n", verdict.unchecked.join(", ")));
