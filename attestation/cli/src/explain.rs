@@ -89,15 +89,23 @@ struct Mistake {
     cmdline: String,
 }
 
-fn mistakes(cmdline: &str) -> Vec<Mistake> {
-    let with = |description, cmdline: String| Mistake { description, keeps_initrd: true, cmdline };
-    vec![
-        Mistake { description: "no initrd", keeps_initrd: false, cmdline: cmdline.to_owned() },
-        with("an empty command line", String::new()),
-        with("a newline after the command line", format!("{cmdline}\n")),
-        with("a space after the command line", format!("{cmdline} ")),
-        with("no white space around the command line", cmdline.trim().to_owned()),
-    ]
+/// The usual ones, without those that make no difference to these inputs.
+fn mistakes(has_initrd: bool, cmdline: &str) -> Vec<Mistake> {
+    let initrd = Mistake { description: "no initrd", keeps_initrd: false, cmdline: cmdline.to_owned() };
+    let mut mistakes: Vec<_> = has_initrd.then_some(initrd).into_iter().collect();
+    for (description, mistaken) in [
+        ("an empty command line", String::new()),
+        ("a newline after the command line", format!("{cmdline}\n")),
+        ("a space after the command line", format!("{cmdline} ")),
+        ("no white space around the command line", cmdline.trim().to_owned()),
+    ] {
+        if mistaken != cmdline
+            && mistakes.iter().all(|other| !other.keeps_initrd || other.cmdline != mistaken)
+        {
+            mistakes.push(Mistake { description, keeps_initrd: true, cmdline: mistaken });
+        }
+    }
+    mistakes
 }
 
 /// A transcript's strings are the host's: each is made printable by itself, so that none can pass for a line of ours.
@@ -130,4 +138,25 @@ fn print_for_people(explanation: &Explanation) -> anyhow::Result<()> {
         text.push_str(&format!("  note: {}\n", printable(note)));
     }
     output::write(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_a_mistake() {
+        for (has_initrd, cmdline, expected) in [
+            (true, "quiet", &["no initrd", "an empty", "a newline", "a space"][..]),
+            (false, "quiet", &["an empty", "a newline", "a space"]),
+            (false, "", &["a newline", "a space"]),
+            (true, "quiet\n", &["no initrd", "an empty", "a newline", "a space", "no white space"]),
+            // What is left of white space is nothing: that was tried.
+            (false, " ", &["an empty", "a newline", "a space"]),
+        ] {
+            let found = mistakes(has_initrd, cmdline);
+            assert_eq!(found.len(), expected.len(), "{cmdline:?}");
+            assert!(found.iter().zip(expected).all(|(found, part)| found.description.starts_with(part)));
+        }
+    }
 }

@@ -39,10 +39,14 @@ fn transcript(rom: &[u8], change: impl Fn(&mut LaunchInputs<'_>)) -> LaunchTrans
 fn explain_against(actual: &LaunchTranscript, measurement: Option<&str>) -> Explanation {
     let rom = rom();
     let expected = transcript(&rom, |_| ());
-    let alternatives = [Alternative {
-        description: "a newline after the command line".into(),
-        kernel: Some(KernelHashes::of(b"kernel", Some(b"initrd"), "quiet\n")),
-    }];
+    let alternative = |description: &str, cmdline| {
+        let kernel = Some(KernelHashes::of(b"kernel", Some(b"initrd"), cmdline));
+        Alternative { description: description.into(), kernel }
+    };
+    let alternatives = [
+        alternative("no change at all", "quiet"),
+        alternative("a newline after the command line", "quiet\n"),
+    ];
     with(
         &rom,
         |_| (),
@@ -72,6 +76,7 @@ fn check(change: impl Fn(&mut LaunchInputs<'_>), named: &[&str], variation: Opti
     }
     assert!(explanation.findings.iter().all(|finding| finding.subject != Subject::Transcript), "{text}");
     let found: Vec<_> = explanation.would_match.iter().map(String::as_str).collect();
+    assert!(!text.contains("no change at all"), "{text}");
     assert!(variation.is_none_or(|variation| found.contains(&variation)), "{variation:?} in {text}");
 }
 
