@@ -81,6 +81,25 @@ fn check(change: impl Fn(&mut LaunchInputs<'_>), named: &[&str], variation: Opti
 }
 
 #[test]
+fn the_processors_that_there_are_are_tried() {
+    for signature in [0xa00f10, 0xa00f11, 0xa10f12, 0xaa0f01, 0xaa0f02, 0xb00f21, 0xb10f10, 0x830f10] {
+        check(
+            |inputs| inputs.cpu = VcpuModel(signature),
+            &["processor signature was", "vCPU 0", "vCPU 1"],
+            Some(format!("the inputs with processor signature {signature:#x} instead of 0xa10f11").as_str()),
+        );
+    }
+    // The other way: our own processor is found where another was expected.
+    let (rom, ours) = (rom(), transcript(&rom(), |_| ()));
+    let found = with(
+        &rom,
+        |inputs| inputs.cpu = VcpuModel(0xa00f11),
+        |inputs| search::search(inputs, &[], &chain::digest(&ours.launch_digest).unwrap()),
+    );
+    assert_eq!(found, ["the inputs with processor signature 0xa10f11 instead of 0xa00f11"]);
+}
+
+#[test]
 fn what_is_the_same_agrees() {
     let actual = transcript(&rom(), |_| ());
     let explanation = explain_against(&actual, Some(&actual.launch_digest));
