@@ -210,6 +210,42 @@ fn a_transcript_that_contradicts_itself_is_named_where_it_does() {
 }
 
 #[test]
+fn the_pages_of_a_range_are_compared_whatever_its_whole_is_said_to_be() {
+    let good = transcript(&rom(), |_| ());
+    let mut other_rom = rom();
+    other_rom[PAGE_SIZE] ^= 1;
+    let mut lying = transcript(&other_rom, |_| ());
+    lying.inputs.firmware = good.inputs.firmware.clone();
+    lying.ranges[0].contents_sha384 = good.ranges[0].contents_sha384.clone();
+    let explanation = explain_against(&lying, Some(&lying.launch_digest));
+    let messages: Vec<_> = explanation.findings.iter().map(|finding| finding.message.as_str()).collect();
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].ends_with("has other contents: the pages at offset 0x1000"), "{messages:?}");
+    assert!(explanation.notes.is_empty());
+    // And the other way: the whole is said to be another than these pages make.
+    let mut lying = good.clone();
+    lying.ranges[0].contents_sha384 = Some("00".repeat(48));
+    let explanation = explain_against(&lying, None);
+    assert!(explanation.findings[0].message.contains("wrong for them"), "{explanation:#?}");
+}
+
+#[test]
+fn a_range_that_cannot_be_checked_is_named() {
+    let mut old = transcript(&rom(), |_| ());
+    old.ranges[0].pages_sha384.clear();
+    let alone = explain(&Question { transcript: Some(&old), ..Question::default() }, None);
+    assert!(alone.agree, "{alone:#?}");
+    assert!(alone.notes.len() == 1 && alone.notes[0].starts_with("range 0 at 0x"), "{:?}", alone.notes);
+    // With the inputs it can be, and with those of another launch not.
+    assert!(explain_against(&old, None).notes.is_empty());
+    let mut other_rom = rom();
+    other_rom[PAGE_SIZE] ^= 1;
+    let mut old = transcript(&other_rom, |_| ());
+    old.ranges[0].pages_sha384.clear();
+    assert_eq!(explain_against(&old, None).notes.len(), 1);
+}
+
+#[test]
 fn older_transcripts_without_page_digests_are_checked_with_the_inputs_help() {
     let mut old = transcript(&rom(), |_| ());
     old.ranges[0].pages_sha384.clear();
