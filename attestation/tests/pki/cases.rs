@@ -350,7 +350,15 @@ const POLICY: &[Case] = &[
     ("measurement", |s| s.policy.measurement = Some(vec![Hex([0; 48])]), &["measurement"]),
     ("no measurement allowed", |s| s.policy.measurement = Some(vec![]), &["measurement"]),
     ("report data", |s| s.policy.report_data = Some(Hex([0; 64])), &["report-data"]),
-    ("end of report data", |s| s.report[0x8f] ^= 1, &[]),
+    (
+        "end of report data",
+        |s| {
+            s.policy.report_data = Some(Hex([0xda; 64]));
+            s.report[0x8f] ^= 1;
+        },
+        &["report-data"],
+    ),
+    ("all of report data as expected", |s| s.policy.report_data = Some(Hex([0xda; 64])), &[]),
     ("host data", |s| s.policy.host_data = Some(vec![Hex([1; 32])]), &["host-data"]),
     ("family ID", |s| s.policy.family_id = Some(vec![Hex([1; 16])]), &["family-id"]),
     ("image ID", |s| s.policy.image_id = Some(vec![Hex([1; 16])]), &["image-id"]),
