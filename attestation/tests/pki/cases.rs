@@ -460,6 +460,8 @@ pub type Group = (&'static str, (Product, u32, VekKind), &'static [Case]);
 pub const SOME: &[Group] = &[
     ("Turin", (Product::Turin, 5, VekKind::Vcek), TURIN),
     ("Milan", (Product::Milan, 5, VekKind::Vcek), MILAN),
+    ("VLEK of Milan without levels", (Product::Milan, 3, VekKind::Vlek), MILAN),
+    ("Genoa", (Product::Genoa, 5, VekKind::Vcek), GENOA),
     ("Venice", (Product::Venice, 5, VekKind::Vcek), VENICE),
     ("version 2", (Product::Milan, 2, VekKind::Vcek), VERSION_2),
     ("VLEK of Milan", (Product::Milan, 3, VekKind::Vlek), VLEK),
@@ -477,11 +479,26 @@ fn fmc_at_least(s: &mut Scenario, product: Product) {
 const TURIN: &[Case] = &[
     ("no FMC in the certificate", |s| s.vek.remove(amd!("3.9")), &["vek-extension-malformed"]),
     ("another FMC", |s| s.report[0x180] += 1, &["tcb-mismatch"]),
+    ("no reserved level on Turin", |s| s.vek.remove(amd!("3.5")), &[]),
     ("an FMC below the minimum", |s| fmc_at_least(s, Product::Turin), &["tcb-too-low"]),
 ];
 
-const MILAN: &[Case] =
-    &[("a minimum that no Milan can have", |s| fmc_at_least(s, Product::Milan), &["tcb-too-low"])];
+const MILAN: &[Case] = &[
+    ("a minimum that no Milan can have", |s| fmc_at_least(s, Product::Milan), &["tcb-too-low"]),
+    ("no fourth level", |s| s.vek.remove(amd!("3.4")), &["vek-extension-malformed"]),
+    ("no fifth level", |s| s.vek.remove(amd!("3.5")), &["vek-extension-malformed"]),
+    ("no sixth level", |s| s.vek.remove(amd!("3.6")), &["vek-extension-malformed"]),
+    ("no seventh level", |s| s.vek.remove(amd!("3.7")), &["vek-extension-malformed"]),
+];
+
+const GENOA: &[Case] = &[(
+    "no reserved levels",
+    |s| {
+        s.vek.remove(amd!("3.4"));
+        s.vek.remove(amd!("3.7"));
+    },
+    &["vek-extension-malformed"],
+)];
 
 const VENICE: &[Case] = &[
     (
