@@ -193,7 +193,7 @@ codes! {
     FirmwareProvisional: Policy = "firmware-provisional";
     /// The firmware's version is too low.
     FirmwareVersion: Policy = "firmware-version";
-    /// A TCB version that cannot exceed CURRENT_TCB does.
+    /// A TCB or firmware version that cannot exceed the current one does.
     TcbOrder: Policy = "tcb-order";
     /// A part of a TCB version is too low.
     TcbTooLow: Policy = "tcb-too-low";

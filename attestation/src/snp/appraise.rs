@@ -106,6 +106,11 @@ fn guest(report: &Report, policy: &Policy, reasons: &mut Reasons) {
             _ => {}
         }
     }
+    // The ABI's own demand, which no rule about unknown bits waives.
+    if !bits.has_must_be_one() {
+        let message = format!("the guest policy {:#x} clears bit 17, which must be one", bits.0);
+        reasons.push(Code::GuestPolicyRequired, message);
+    }
     let abi = AbiVersion { major: bits.abi_major(), minor: bits.abi_minor() };
     if let Some(least) = policy.guest_policy.min_abi.filter(|least| abi < *least) {
         let message = format!("the guest policy demands ABI {abi}, expected at least {least}");
@@ -137,6 +142,11 @@ fn firmware(report: &Report, policy: &Policy, reasons: &mut Reasons) {
             Hex(report.committed_tcb().0)
         );
         reasons.push(Code::FirmwareProvisional, message);
+    }
+    // Provisional or not, nobody commits to firmware that has not run yet.
+    if committed > current {
+        let message = format!("the host has committed to firmware {committed}, above {current}, which runs");
+        reasons.push(Code::TcbOrder, message);
     }
     let rules = [
         ("current", current, policy.firmware.min_current),

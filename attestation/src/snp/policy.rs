@@ -121,6 +121,27 @@ pub enum BitRule {
     Required,
 }
 
+/// What bits may be that have no meaning here. That one of them must be set nobody can want.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownBitRule {
+    /// They must be clear.
+    #[default]
+    Forbidden,
+    /// Either.
+    Allowed,
+}
+
+impl From<UnknownBitRule> for BitRule {
+    fn from(rule: UnknownBitRule) -> Self {
+        match rule {
+            UnknownBitRule::Forbidden => Self::Forbidden,
+            UnknownBitRule::Allowed => Self::Allowed,
+        }
+    }
+}
+
 /// Whether a CRL is needed.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,13 +163,13 @@ macro_rules! bit_rules {
         pub struct $type {
             $(#[doc = concat!("Default: ", stringify!($default), ".")] pub $name: BitRule,)*
             /// Bits that are not known here. Default: Forbidden.
-            pub unknown: BitRule,
+            pub unknown: $crate::snp::UnknownBitRule,
             $($(#[$extra_doc])* pub $extra: $extra_type,)?
         }
 
         impl Default for $type {
             fn default() -> Self {
-                Self { $($name: BitRule::$default,)* unknown: BitRule::Forbidden, $($extra: Default::default(),)? }
+                Self { $($name: BitRule::$default,)* unknown: Default::default(), $($extra: Default::default(),)? }
             }
         }
 
@@ -156,7 +177,7 @@ macro_rules! bit_rules {
             /// Every bit with its name, its value in `bits`, and its rule.
             pub fn rules(&self, bits: $bits) -> impl Iterator<Item = (&'static str, bool, BitRule)> {
                 let unknown = bits.unknown() != 0;
-                [$((stringify!($name), bits.$name(), self.$name),)* ("unknown", unknown, self.unknown)].into_iter()
+                [$((stringify!($name), bits.$name(), self.$name),)* ("unknown", unknown, self.unknown.into())].into_iter()
             }
         }
     };
@@ -418,6 +439,8 @@ mod tests {
             r#"{"report_data": "zz"}"#,
             r#"{"guest_policy": {"debgu": "forbidden"}}"#,
             r#"{"guest_policy": {"debug": "maybe"}}"#,
+            r#"{"guest_policy": {"unknown": "required"}}"#,
+            r#"{"platform_info": {"unknown": "required"}}"#,
             r#"{"guest_policy": {"min_abi": "1"}}"#,
             r#"{"firmware": {"min_current": "1.300.0"}}"#,
             r#"{"tcb": {"rome": {}}}"#,

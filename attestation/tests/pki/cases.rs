@@ -1,7 +1,7 @@
 //! Every way to be wrong, one at a time, and the reasons that evidence is refused for then.
 
 use cloister_attestation::snp::{
-    BitRule, FirmwareVersion, Hex, Product, RevocationRule, TcbMinimum, TcbRules, VekKind,
+    BitRule, FirmwareVersion, Hex, Product, RevocationRule, TcbMinimum, TcbRules, UnknownBitRule, VekKind,
 };
 
 use super::*;
@@ -315,7 +315,23 @@ const POLICY: &[Case] = &[
     ("migration agent", |s| s.report[0x0a] |= 4, &["guest-policy-forbidden"]),
     ("CXL", |s| s.report[0x0a] |= 0x20, &["guest-policy-forbidden"]),
     ("unknown guest policy bit", |s| s.report[0x0f] |= 0x80, &["guest-policy-forbidden"]),
-    ("bit 17 of the guest policy clear", |s| s.report[0x0a] &= !2, &["guest-policy-forbidden"]),
+    (
+        "unknown guest policy bit allowed",
+        |s| {
+            s.report[0x0f] |= 0x80;
+            s.policy.guest_policy.unknown = UnknownBitRule::Allowed;
+        },
+        &[],
+    ),
+    ("bit 17 of the guest policy clear", |s| s.report[0x0a] &= !2, &["guest-policy-required"]),
+    (
+        "bit 17 clear and unknown bits allowed",
+        |s| {
+            s.report[0x0a] &= !2;
+            s.policy.guest_policy.unknown = UnknownBitRule::Allowed;
+        },
+        &["guest-policy-required"],
+    ),
     ("SMT forbidden", |s| s.policy.guest_policy.smt = BitRule::Forbidden, &["guest-policy-forbidden"]),
     (
         "single socket required",
@@ -395,6 +411,22 @@ const POLICY: &[Case] = &[
             s.policy.allow_provisional_firmware = true;
         },
         &[],
+    ),
+    (
+        "committed above what runs",
+        |s| {
+            s.report[0x1ec] += 1;
+            s.policy.allow_provisional_firmware = true;
+        },
+        &["tcb-order"],
+    ),
+    (
+        "committed to a minor version above what runs",
+        |s| {
+            s.report[0x1ed] += 1;
+            s.report[0x1ec] = 0;
+        },
+        &["firmware-provisional", "tcb-order"],
     ),
     (
         "current firmware too old",
