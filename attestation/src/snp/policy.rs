@@ -408,10 +408,17 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// What nobody decides if not this policy: without the first two, *some* guest is behind the report.
+    /// What nobody decides if not this policy: without the first and `report_data`, *some* guest is behind the report.
+    ///
+    /// Who pins the key that signed the guest's ID block, or its author, has decided what runs: the secure processor launches only
+    /// the measurement of the block that the key signed. Which of that key's guests, old ones included, is then for
+    /// `min_guest_svn`.
     pub fn unchecked(&self) -> Vec<&'static str> {
+        let by_measurement = self.measurement.is_some();
+        let by_key = self.id_key_digest.is_some() || self.author_key_digest.is_some();
         let open = [
-            ("measurement", self.measurement.is_none()),
+            ("measurement", !by_measurement && !by_key),
+            ("min_guest_svn", !by_measurement && by_key && self.min_guest_svn == 0),
             ("report_data", self.report_data.is_none()),
             ("tcb", self.tcb.is_empty()),
             ("revocation", self.revocation == RevocationRule::IfGiven),
@@ -448,6 +455,26 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<Policy>(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_left_open_is_named() {
+        let always = ["report_data", "tcb", "revocation"];
+        for (document, open) in [
+            ("{}", &["measurement"][..]),
+            (r#"{"measurement": []}"#, &[]),
+            (r#"{"id_key_digest": []}"#, &["min_guest_svn"]),
+            (r#"{"author_key_digest": [], "min_guest_svn": 1}"#, &[]),
+            (r#"{"id_key_digest": [], "min_guest_svn": 1}"#, &[]),
+            (r#"{"id_key_digest": [], "measurement": []}"#, &[]),
+            (r#"{"family_id": [], "image_id": [], "min_guest_svn": 1}"#, &["measurement"]),
+        ] {
+            let policy: Policy = serde_json::from_str(document).unwrap();
+            assert_eq!(policy.unchecked(), [open, &always].concat(), "{document}");
+        }
+        let rest = r#"{"measurement": [], "tcb": {"milan": {}}, "revocation": "required"}"#;
+        let policy: Policy = serde_json::from_str(rest).unwrap();
+        assert_eq!(policy.unchecked(), ["report_data"]);
     }
 
     #[test]
