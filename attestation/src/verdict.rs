@@ -167,7 +167,7 @@ codes! {
     ChipId: Policy = "chip-id";
     /// The host masks CHIP_ID.
     ChipIdMasked: Policy = "chip-id-masked";
-    /// The VLEK's CSP_ID is none of those allowed.
+    /// The VLEK's CSP_ID is none of those allowed, or there is none.
     CspId: Policy = "csp-id";
     /// The product is none of those allowed.
     Product: Policy = "product";

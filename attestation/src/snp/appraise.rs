@@ -5,7 +5,7 @@ use core::fmt;
 
 use super::authenticate::Authentic;
 use super::chain::Revocation;
-use super::policy::{AbiVersion, BitRule, Hex, Policy, RevocationRule, TcbMinimum, VekKind};
+use super::policy::{AbiVersion, BitRule, Hex, Policy, RevocationRule, TcbMinimum};
 use super::report::{FirmwareVersion, Report};
 use super::tcb::TcbVersion;
 use crate::verdict::{Code, Reasons};
@@ -72,10 +72,15 @@ fn signer(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
     if !policy.signing_key.contains(&vek.kind) {
         reasons.push(Code::SigningKey, format!("a {} signed the report", vek.kind.name()));
     }
-    if let (VekKind::Vlek, Some(list), Some(id)) = (vek.kind, &policy.csp_id, &vek.csp_id)
-        && !list.contains(id)
-    {
-        reasons.push(Code::CspId, format!("the VLEK is that of {id:?}"));
+    match (&policy.csp_id, &vek.csp_id) {
+        (Some(_), None) => {
+            let message = format!("a {} signed the report, which is no provider's", vek.kind.name());
+            reasons.push(Code::CspId, message);
+        }
+        (Some(list), Some(id)) if !list.contains(id) => {
+            reasons.push(Code::CspId, format!("the {} is that of {id:?}", vek.kind.name()));
+        }
+        _ => {}
     }
 }
 

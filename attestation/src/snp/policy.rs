@@ -319,7 +319,8 @@ pub struct MitigationRules {
     pub current: u64,
 }
 
-/// The whole policy. A list that is absent allows everything; an empty list allows nothing.
+/// The whole policy. An optional list that is absent allows everything, `signing_key` and `vmpl` have defaults; an empty list
+/// allows nothing.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -345,7 +346,7 @@ pub struct Policy {
     pub report_id_ma: Option<Vec<Hex<32>>>,
     /// Allowed chips.
     pub chip_id: Option<Vec<Hex<64>>>,
-    /// Allowed providers of VLEKs, exactly as the certificate names them; VCEKs are not concerned.
+    /// Allowed providers of VLEKs, exactly as the certificate names them; a VCEK, which is no provider's, is refused.
     pub csp_id: Option<Vec<String>>,
     /// Allowed products.
     pub product: Option<Vec<Product>>,
