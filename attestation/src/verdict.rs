@@ -70,7 +70,7 @@ codes! {
     /// An extension of the endorsement key's certificate is missing or cannot be read.
     VekExtensionMalformed: Malformed = "vek-extension-malformed";
 
-    /// The report is not signed: no signing key, or the host masks it.
+    /// The report is not signed: no signing key, or the host masks the chip's.
     ReportUnsigned: Authenticity = "report-unsigned";
     /// The report names a signing key that the ABI does not define.
     SigningKeyUnknown: Authenticity = "signing-key-unknown";

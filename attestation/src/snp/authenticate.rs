@@ -288,22 +288,26 @@ fn supplied_crls(collateral: &Collateral<'_>, reasons: &mut Reasons) -> Vec<Crl>
     supplied
 }
 
+/// MASK_CHIP_KEY means that the VCEK is not used in attestation (56860, SNP_CONFIG), and that the firmware writes zeros instead
+/// of a signature (7.3). It is the chip's key that is masked: a signature by a VLEK beside the flag is judged as what it is.
 fn signing_key(report: &Report, reasons: &mut Reasons) -> Option<VekKind> {
-    if report.mask_chip_key() {
-        reasons.push(Code::ReportUnsigned, "the host masks the chip's key (KEY_INFO.MASK_CHIP_KEY)");
-        return None;
-    }
-    match report.signing_key() {
-        SigningKey::Vcek => return Some(VekKind::Vcek),
-        SigningKey::Vlek => return Some(VekKind::Vlek),
+    let kind = match report.signing_key() {
+        SigningKey::Vcek => VekKind::Vcek,
+        SigningKey::Vlek => VekKind::Vlek,
         SigningKey::None => {
-            reasons.push(Code::ReportUnsigned, "no key signed the report (KEY_INFO.SIGNING_KEY)")
+            reasons.push(Code::ReportUnsigned, "no key signed the report (KEY_INFO.SIGNING_KEY)");
+            return None;
         }
         SigningKey::Unknown(key) => {
             reasons.push(Code::SigningKeyUnknown, format!("KEY_INFO.SIGNING_KEY is {key}"));
+            return None;
         }
+    };
+    if report.mask_chip_key() && (kind == VekKind::Vcek || !report.has_signature()) {
+        reasons.push(Code::ReportUnsigned, "the host masks the chip's key (KEY_INFO.MASK_CHIP_KEY)");
+        return None;
     }
-    None
+    Some(kind)
 }
 
 /// Every certificate with the name of an endorsement key of this kind, each once: no more than [`MAX_CERTIFICATES`], at one

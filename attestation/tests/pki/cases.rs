@@ -76,6 +76,14 @@ const SIGNATURE: &[Case] = &[
     ("signed by another key", |s| s.report_signer = 2, &["report-signature"]),
     ("no key signed", |s| s.report[0x48] = 7 << 2, &["report-unsigned"]),
     ("chip key masked", |s| s.report[0x48] = 2, &["report-unsigned"]),
+    (
+        "chip key masked and nothing signed",
+        |s| {
+            s.report[0x48] = 2;
+            s.signature = Some([0; 144]);
+        },
+        &["report-unsigned"],
+    ),
     ("unknown key signed", |s| s.report[0x48] = 3 << 2, &["signing-key-unknown"]),
     ("VLEK claimed, VCEK given", |s| s.report[0x48] = 1 << 2, &["vek-missing"]),
     ("no VEK given", |s| s.send_vek = false, &["vek-missing"]),
@@ -553,6 +561,23 @@ const VLEK: &[Case] = &[
         "another provider than allowed",
         |s| s.policy.csp_id = Some(vec!["CN=other.example".into()]),
         &["csp-id"],
+    ),
+    ("chip key masked, the provider's signed", |s| s.report[0x48] |= 2, &[]),
+    (
+        "chip key masked, another's signed",
+        |s| {
+            s.report[0x48] |= 2;
+            s.report_signer = 2;
+        },
+        &["report-signature"],
+    ),
+    (
+        "chip key masked, the provider's did not sign",
+        |s| {
+            s.report[0x48] |= 2;
+            s.signature = Some([0; 144]);
+        },
+        &["report-unsigned"],
     ),
     ("no provider allowed", |s| s.policy.csp_id = Some(vec![]), &["csp-id"]),
     ("no VLEK allowed", |s| s.policy.signing_key = vec![VekKind::Vcek], &["signing-key"]),
