@@ -76,7 +76,7 @@ impl Verifier {
         match tee {
             Tee::Snp => {
                 let verdict = self.snp.judge(&parse(evidence)?, report_data, time)?;
-                conclude(verdict, |claims| hex::encode(claims.measurement.0))
+                conclude(verdict, |claims| hex::encode(claims.report.measurement.0))
             }
             Tee::Tdx => {
                 let verdict = self.tdx.judge(&parse(evidence)?, report_data, time)?;

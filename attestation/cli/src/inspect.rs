@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use cloister_attestation::measure::snp::{LaunchTranscript, Rom};
 use cloister_attestation::measure::tdx;
-use cloister_attestation::snp::{Hex, Report, TcbClaims, TcbVersion, Vek, VekKind, table};
+use cloister_attestation::snp::{Hex, Report, ReportClaims, TcbClaims, Vek, VekKind, table};
 use cloister_attestation::tdx::{EventLog, Quote, SignedText};
 use cloister_attestation::x509::{Certificate, Crl, certificates, crls};
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ const RECOGNISERS: &[Recogniser] = &[
     Recogniser {
         name: "SEV-SNP report",
         looks: |bytes| bytes.len() == Report::BYTES && !is_der(bytes),
-        describe: |bytes| Ok(report(&Report::parse(bytes)?)),
+        describe: |bytes| report(&Report::parse(bytes)?),
     },
     Recogniser { name: "firmware ROM", looks: Rom::recognises, describe: inspect_rom::rom },
     Recogniser { name: "TDX quote", looks: Quote::recognises, describe: inspect_tdx::quote },
@@ -139,47 +139,19 @@ fn has_json_key(bytes: &[u8], key: &str) -> bool {
     bytes.trim_ascii_start().first() == Some(&b'{') && object().is_some_and(|object| object.contains_key(key))
 }
 
-fn report(report: &Report) -> Value {
-    let tcb = |version: TcbVersion| match report.product() {
-        Some(product) => json!(TcbClaims::new(version, product)),
-        None => json!({"raw": Hex(version.0)}),
-    };
-    json!({
-        "kind": "SEV-SNP attestation report (not verified)",
-        "version": report.version(),
-        "product": report.product(),
-        "cpuid": report.cpuid().map(|cpuid| cpuid.to_string()),
-        "signing_key": format!("{:?}", report.signing_key()),
-        "mask_chip_key": report.mask_chip_key(),
+/// What `verify --json` would print as its claims, and how it is signed.
+fn report(report: &Report) -> anyhow::Result<Value> {
+    let mut document = serde_json::to_value(ReportClaims::new(report, report.product()))?;
+    document["kind"] = "SEV-SNP attestation report (not verified)".into();
+    document["tee"] = "snp".into();
+    document["product"] = json!(report.product());
+    document["key_info"] = json!({
+        "raw": format!("{:#x}", report.key_info()),
         "author_key_en": report.author_key_en(),
-        "measurement": Hex(*report.measurement()),
-        "report_data": Hex(*report.report_data()),
-        "host_data": Hex(*report.host_data()),
-        "vmpl": report.vmpl(),
-        "guest_svn": report.guest_svn(),
-        "guest_policy": set_bits(report.guest_policy().0, cloister_attestation::snp::GuestPolicy::BITS),
-        "platform_info": set_bits(report.platform_info().0, cloister_attestation::snp::PlatformInfo::BITS),
-        "family_id": Hex(*report.family_id()),
-        "image_id": Hex(*report.image_id()),
-        "id_key_digest": Hex(*report.id_key_digest()),
-        "author_key_digest": Hex(*report.author_key_digest()),
-        "report_id": Hex(*report.report_id()),
-        "report_id_ma": Hex(*report.report_id_ma()),
-        "chip_id": Hex(*report.chip_id()),
-        "current_tcb": tcb(report.current_tcb()),
-        "reported_tcb": tcb(report.reported_tcb()),
-        "committed_tcb": tcb(report.committed_tcb()),
-        "launch_tcb": tcb(report.launch_tcb()),
-        "current_version": report.current_version(),
-        "committed_version": report.committed_version(),
-        "launch_mit_vector": report.launch_mit_vector().map(|bits| format!("{bits:#x}")),
-        "current_mit_vector": report.current_mit_vector().map(|bits| format!("{bits:#x}")),
-    })
-}
-
-pub fn set_bits(value: u64, names: &[(&str, u32)]) -> String {
-    let set: Vec<_> = names.iter().filter(|(_, bit)| value >> bit & 1 != 0).map(|(name, _)| *name).collect();
-    format!("{value:#x} ({})", set.join(", "))
+        "mask_chip_key": report.mask_chip_key(),
+        "signing_key": report.signing_key().name(),
+    });
+    Ok(document)
 }
 
 pub fn describe_all(ders: &[impl AsRef<[u8]>]) -> anyhow::Result<Vec<Value>> {
@@ -193,7 +165,7 @@ pub fn certificate(certificate: &Certificate) -> Value {
         Ok(vek) => json!({
             "kind": kind,
             "product_name": vek.product_name,
-            "tcb": TcbClaims::new(vek.tcb, vek.product),
+            "tcb": TcbClaims::new(vek.tcb, Some(vek.product)),
             "hwid": vek.hwid.map(hex::encode),
             "csp_id": vek.csp_id,
         }),

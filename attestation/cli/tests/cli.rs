@@ -193,6 +193,33 @@ fn results_and_reference_values_are_written_for_other_tools() {
 }
 
 #[test]
+fn a_report_is_inspected_as_its_claims_would_be() {
+    let Some(folder) = vectors("snp") else { return };
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    for (name, vek, signing_key) in [
+        ("genoa-v5-siena", "vcek.der", "vcek"),
+        ("turin-v5", "vcek.pem", "vcek"),
+        ("milan-v3", "vcek.der", "vcek"),
+    ] {
+        let (report, vek) = (path(&format!("{name}.report.bin")), path(&format!("{name}.{vek}")));
+        let (_, verdict) = run(&["verify", "snp", "--json", "--at", NOW, "--report", &report, "--vek", &vek]);
+        let (code, document) = run(&["inspect", "--json", &report]);
+        let of_verification = ["endorsement_key", "trust_root", "revocation", "verified_at"];
+        let claims = verdict["claims"].as_object().unwrap();
+        for (key, claim) in claims.iter().filter(|(key, _)| !of_verification.contains(&key.as_str())) {
+            assert_eq!(&document[key], claim, "{name} {key}");
+        }
+        assert_eq!((code, document["key_info"]["signing_key"].as_str()), (0, Some(signing_key)));
+        assert_eq!(document.as_object().unwrap().len(), claims.len() - of_verification.len() + 2, "{name}");
+    }
+    let (_, document) = run(&["inspect", "--json", &path("milan-v3-vlek.report.bin")]);
+    assert_eq!(document["key_info"]["signing_key"], "vlek");
+    // Version 2 does not say which product its TCB versions are of.
+    let (_, document) = run(&["inspect", "--json", &path("milan-v2.report.bin")]);
+    assert!(document["product"].is_null() && document["tcb"]["current"].as_object().unwrap().len() == 1);
+}
+
+#[test]
 fn files_are_recognised() {
     let Some(folder) = vectors("") else { return };
     for (name, kind) in [

@@ -107,6 +107,18 @@ pub struct FirmwareVersion {
     pub build: u8,
 }
 
+impl SigningKey {
+    /// Its name in documents; the ABI has none for the others.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Vcek => Some("vcek"),
+            Self::Vlek => Some("vlek"),
+            Self::None => Some("none"),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for FirmwareVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.build)
@@ -194,6 +206,11 @@ impl Report {
     pub fn cpuid(&self) -> Option<Cpuid> {
         let (family, model, stepping) = (self.cpuid_fam_id, self.cpuid_mod_id, self.cpuid_step);
         (self.version() >= 3).then_some(Cpuid { family, model, stepping })
+    }
+
+    /// KEY_INFO, whole.
+    pub fn key_info(&self) -> u32 {
+        self.key_info.get()
     }
 
     /// KEY_INFO.SIGNING_KEY.
