@@ -8,6 +8,7 @@ mod collateral;
 mod explain;
 mod id_block;
 mod inspect;
+mod inspect_documents;
 mod inspect_rom;
 mod inspect_tdx;
 mod measure;
