@@ -296,6 +296,7 @@ fn effects(code: Code) -> &'static [(Claim, i8)] {
         IdKeyDigest | AuthorKeyDigest | ReportId | ReportIdMa | ReportData | ChipId | ChipIdMasked
         | Mrowner | PlatformInstanceId => INSTANCE,
         TcbTooLow
+        | TcbTooHigh
         | TcbOrder
         | TcbNoMinimum
         | FirmwareProvisional

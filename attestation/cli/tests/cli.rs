@@ -87,6 +87,33 @@ fn a_certificate_of_another_chip_does_not_hide_the_right_one() {
 }
 
 #[test]
+fn a_policy_is_toml_or_json() {
+    let Some(folder) = vectors("snp") else { return };
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (report, vek) = (path("genoa-v5-siena.report.bin"), path("genoa-v5-siena.vcek.der"));
+    let temporary = tempfile::tempdir().unwrap();
+    let base = ["verify", "snp", "--json", "--at", NOW, "--report", &report, "--vek", &vek, "--policy"];
+    for (index, (policy, code, reasons)) in [
+        ("[tcb.genoa.max_reported]\nsnp = 22\n", 1, &["tcb-too-high"][..]),
+        (r#"{"tcb": {"genoa": {"max_reported": {"snp": 22}}}}"#, 1, &["tcb-too-high"]),
+        ("\n  {\"tcb\": {\"genoa\": {\"max_reported\": {\"snp\": 255}}}}\n", 0, &[]),
+        ("", 0, &[]),
+        ("{}", 0, &[]),
+        (r#"{"tcb": {"genoa": {"max_reported": {"snp": 256}}}}"#, 2, &[]),
+        ("{", 2, &[]),
+        ("max_guest_svn = -1", 2, &[]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = write(temporary.path(), &format!("policy{index}"), policy);
+        let (status, verdict) = run(&[&base[..], &[&file]].concat());
+        assert_eq!(status, code, "{policy}");
+        assert!(code == 2 || codes(&verdict) == reasons, "{policy}: {verdict}");
+    }
+}
+
+#[test]
 fn certificates_and_crls_may_be_in_one_file() {
     let Some(folder) = vectors("snp") else { return };
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();

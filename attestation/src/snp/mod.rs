@@ -53,7 +53,7 @@ pub use self::{
     id_block::{IdAuth, IdBlock, IdBlockError, key_digest},
     policy::{
         AbiVersion, BitRule, FirmwareRules, GuestPolicyRules, Hex, MitigationRules, PlatformInfoRules,
-        Policy, RevocationRule, TcbMinimum, TcbRules, UnknownBitRule, VekKind,
+        Policy, RevocationRule, TcbMaximum, TcbMinimum, TcbRules, UnknownBitRule, VekKind,
     },
     roots::{RootError, TrustRoots},
     vek::{Vek, VekError},

@@ -24,6 +24,9 @@
 //! snp = 23
 //! microcode = 84
 //!
+//! [tcb.genoa.max_reported]         # maxima; where they are the minima, exactly that
+//! snp = 23
+//!
 //! [firmware]
 //! min_committed = "1.55.39"
 //! ```
@@ -155,7 +158,7 @@ pub enum RevocationRule {
 }
 
 macro_rules! bit_rules {
-    ($(#[$doc:meta])* $type:ident of $bits:ident { $($name:ident: $default:ident,)* } $($(#[$extra_doc:meta])* $extra:ident: $extra_type:ty)?) => {
+    ($(#[$doc:meta])* $type:ident of $bits:ident { $($name:ident: $default:ident,)* } $($(#[$extra_doc:meta])* $extra:ident: $extra_type:ty;)*) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -164,12 +167,12 @@ macro_rules! bit_rules {
             $(#[doc = concat!("Default: ", stringify!($default), ".")] pub $name: BitRule,)*
             /// Bits that are not known here. Default: Forbidden.
             pub unknown: $crate::snp::UnknownBitRule,
-            $($(#[$extra_doc])* pub $extra: $extra_type,)?
+            $($(#[$extra_doc])* pub $extra: $extra_type,)*
         }
 
         impl Default for $type {
             fn default() -> Self {
-                Self { $($name: BitRule::$default,)* unknown: Default::default(), $($extra: Default::default(),)? }
+                Self { $($name: BitRule::$default,)* unknown: Default::default(), $($extra: Default::default(),)* }
             }
         }
 
@@ -197,7 +200,9 @@ bit_rules! {
         page_swap_disable: Allowed,
     }
     /// Least `major.minor` of the firmware ABI that the guest policy must demand.
-    min_abi: Option<AbiVersion>
+    min_abi: Option<AbiVersion>;
+    /// Greatest `major.minor` of the firmware ABI that the guest policy may demand.
+    max_abi: Option<AbiVersion>;
 }
 
 bit_rules! {
@@ -282,7 +287,33 @@ impl TcbMinimum {
     }
 }
 
-/// Minima for each TCB version in a report.
+/// The greatest level of each part of a TCB version; absent, any.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct TcbMaximum {
+    pub fmc: Option<u8>,
+    pub bootloader: Option<u8>,
+    pub tee: Option<u8>,
+    pub snp: Option<u8>,
+    pub microcode: Option<u8>,
+}
+
+impl TcbMaximum {
+    /// The maxima by part.
+    pub const fn parts(&self) -> [(TcbPart, Option<u8>); 5] {
+        [
+            (TcbPart::Fmc, self.fmc),
+            (TcbPart::Bootloader, self.bootloader),
+            (TcbPart::Tee, self.tee),
+            (TcbPart::Snp, self.snp),
+            (TcbPart::Microcode, self.microcode),
+        ]
+    }
+}
+
+/// Minima and maxima for each TCB version in a report. A part for which both are the same must be exactly that.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -295,17 +326,29 @@ pub struct TcbRules {
     pub current: TcbMinimum,
     /// For LAUNCH_TCB: what ran when the guest was launched.
     pub launch: TcbMinimum,
+    /// Maxima for REPORTED_TCB.
+    pub max_reported: TcbMaximum,
+    /// Maxima for COMMITTED_TCB.
+    pub max_committed: TcbMaximum,
+    /// Maxima for CURRENT_TCB.
+    pub max_current: TcbMaximum,
+    /// Maxima for LAUNCH_TCB.
+    pub max_launch: TcbMaximum,
 }
 
-/// Least versions of the SEV-SNP firmware, as `major.minor.build`.
+/// Least and greatest versions of the SEV-SNP firmware, as `major.minor.build`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FirmwareRules {
-    /// Of the firmware that runs.
+    /// Least of the firmware that runs.
     pub min_current: Option<FirmwareVersion>,
-    /// Of the firmware that the host has committed to.
+    /// Greatest of the firmware that runs.
+    pub max_current: Option<FirmwareVersion>,
+    /// Least of the firmware that the host has committed to.
     pub min_committed: Option<FirmwareVersion>,
+    /// Greatest of the firmware that the host has committed to.
+    pub max_committed: Option<FirmwareVersion>,
 }
 
 /// Mitigations that must be in place, as bits of the mitigation vectors (reports of version 5).
@@ -356,8 +399,12 @@ pub struct Policy {
     pub vmpl: Vec<u32>,
     /// Least version of the report. Default: 2.
     pub min_report_version: u32,
+    /// Greatest version of the report. Default: any that is known here.
+    pub max_report_version: Option<u32>,
     /// Least version of the guest. Default: 0.
     pub min_guest_svn: u32,
+    /// Greatest version of the guest. Default: any.
+    pub max_guest_svn: Option<u32>,
     /// Whether a VCEK's report may hide its chip. Default: no.
     pub allow_masked_chip_id: bool,
     /// Whether the host may run firmware that it has not committed to and could roll back. Default: no.
@@ -368,11 +415,11 @@ pub struct Policy {
     pub guest_policy: GuestPolicyRules,
     /// Rules for the platform.
     pub platform_info: PlatformInfoRules,
-    /// Least firmware versions.
+    /// Least and greatest firmware versions.
     pub firmware: FirmwareRules,
     /// Required mitigations.
     pub mitigations: MitigationRules,
-    /// Least TCB versions by product. With any listed, the others are refused.
+    /// Least and greatest TCB versions by product. With any listed, the others are refused.
     #[cfg_attr(feature = "schema", schemars(extend("propertyNames" = {"enum": Product::ALL})))]
     pub tcb: BTreeMap<Product, TcbRules>,
 }
@@ -395,7 +442,9 @@ impl Default for Policy {
             signing_key: Vec::from([VekKind::Vcek, VekKind::Vlek]),
             vmpl: Vec::from([0]),
             min_report_version: 2,
+            max_report_version: None,
             min_guest_svn: 0,
+            max_guest_svn: None,
             allow_masked_chip_id: false,
             allow_provisional_firmware: false,
             revocation: RevocationRule::IfGiven,

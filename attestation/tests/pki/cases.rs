@@ -1,7 +1,8 @@
 //! Every way to be wrong, one at a time, and the reasons that evidence is refused for then.
 
 use cloister_attestation::snp::{
-    BitRule, FirmwareVersion, Hex, Product, RevocationRule, TcbMinimum, TcbRules, UnknownBitRule, VekKind,
+    BitRule, FirmwareVersion, Hex, Product, RevocationRule, TcbMaximum, TcbMinimum, TcbRules, UnknownBitRule,
+    VekKind,
 };
 
 use super::*;
@@ -369,6 +370,62 @@ const POLICY: &[Case] = &[
         &["platform-info-required"],
     ),
     ("VMPL 1", |s| s.report[0x30] = 1, &["vmpl"]),
+    (
+        "ABI too high",
+        |s| {
+            s.policy = serde_json::from_str(r#"{"guest_policy": {"max_abi": "1.51"}}"#).unwrap();
+            s.set(0x08, &[52, 1]);
+        },
+        &["guest-policy-abi"],
+    ),
+    (
+        "exactly this ABI",
+        |s| {
+            s.policy =
+                serde_json::from_str(r#"{"guest_policy": {"min_abi": "1.51", "max_abi": "1.51"}}"#).unwrap();
+            s.set(0x08, &[51, 1]);
+        },
+        &[],
+    ),
+    ("guest SVN too high", |s| guest_svn(s, 6), &["guest-svn"]),
+    ("exactly this guest SVN", |s| guest_svn(s, 5), &[]),
+    ("guest SVN below exactly this", |s| guest_svn(s, 4), &["guest-svn"]),
+    ("report version as high as allowed", |s| s.policy.max_report_version = Some(s.report[0].into()), &[]),
+    (
+        "newest report version forbidden",
+        |s| s.policy.max_report_version = Some(u32::from(s.report[0]) - 1),
+        &["report-version"],
+    ),
+    (
+        "current firmware too new",
+        |s| s.policy.firmware.max_current = Some(firmware(1, 55, 39)),
+        &["firmware-version"],
+    ),
+    (
+        "committed firmware too new",
+        |s| s.policy.firmware.max_committed = Some(firmware(1, 54, 255)),
+        &["firmware-version"],
+    ),
+    (
+        "exactly this firmware",
+        |s| {
+            let version = Some(firmware(1, 55, 40));
+            let rules = &mut s.policy.firmware;
+            (rules.min_current, rules.max_current) = (version, version);
+            (rules.min_committed, rules.max_committed) = (version, version);
+        },
+        &[],
+    ),
+    ("reported SNP too high", |s| snp_at_most(s, -1, |r, max| r.max_reported = max), &["tcb-too-high"]),
+    ("committed SNP too high", |s| snp_at_most(s, -1, |r, max| r.max_committed = max), &["tcb-too-high"]),
+    ("current SNP too high", |s| snp_at_most(s, -1, |r, max| r.max_current = max), &["tcb-too-high"]),
+    ("launch SNP too high", |s| snp_at_most(s, -1, |r, max| r.max_launch = max), &["tcb-too-high"]),
+    ("SNP just low enough", |s| snp_at_most(s, 0, |r, max| (r.max_reported, r.max_launch) = (max, max)), &[]),
+    (
+        "exactly another SNP",
+        |s| snp_at_most(s, 1, |r, max| (r.max_current, r.current.snp) = (max, max.snp.unwrap())),
+        &["tcb-too-low"],
+    ),
     ("guest SVN", |s| s.policy.min_guest_svn = 1, &["guest-svn"]),
     ("report version", |s| s.policy.min_report_version = 6, &["report-version"]),
     ("measurement", |s| s.policy.measurement = Some(vec![Hex([0; 48])]), &["measurement"]),
@@ -480,6 +537,22 @@ const POLICY: &[Case] = &[
 
 fn firmware(major: u8, minor: u8, build: u8) -> FirmwareVersion {
     FirmwareVersion { major, minor, build }
+}
+
+/// A guest of this version, where exactly 5 is wanted.
+fn guest_svn(scenario: &mut Scenario, svn: u8) {
+    scenario.report[4] = svn;
+    (scenario.policy.min_guest_svn, scenario.policy.max_guest_svn) = (5, Some(5));
+}
+
+/// A maximum for SNP, so much above what the report has.
+fn snp_at_most(scenario: &mut Scenario, above: i8, place: fn(&mut TcbRules, TcbMaximum)) {
+    let product = scenario.product;
+    let at = product.tcb_layout().iter().position(|part| *part == TcbPart::Snp).unwrap();
+    let level = scenario.report[0x180 + at].checked_add_signed(above);
+    let mut rules = TcbRules::default();
+    place(&mut rules, TcbMaximum { snp: level, ..TcbMaximum::default() });
+    scenario.policy.tcb.insert(product, rules);
 }
 
 fn tcb(scenario: &mut Scenario, place: fn(&mut TcbRules, TcbMinimum)) {

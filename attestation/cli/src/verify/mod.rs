@@ -42,7 +42,7 @@ struct Common {
     /// Root to trust instead of the vendor's, DER or PEM
     #[arg(long, value_name = "FILE")]
     trust_root: Vec<PathBuf>,
-    /// What to accept (TOML)
+    /// What to accept (TOML or JSON, see `schema policy`)
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// What the report data must be, 64 bytes
@@ -64,7 +64,11 @@ impl Common {
         let Some(path) = &self.policy else { return Ok(P::default()) };
         let unusable = || format!("policy {} is unusable", path.display());
         let text = String::from_utf8(read(path)?).with_context(unusable)?;
-        toml::from_str(&text).with_context(unusable)
+        // No TOML begins with a brace.
+        match text.trim_start().starts_with('{') {
+            true => serde_json::from_str(&text).with_context(unusable),
+            false => toml::from_str(&text).with_context(unusable),
+        }
     }
 
     /// The roots to trust: the `vendors`, or each of the files, and no other.
