@@ -91,6 +91,48 @@ fn the_schema_of_snp_policies_accepts_what_serde_accepts() {
     );
 }
 
+/// The fields of an object, by dotted path, with `$ref`s followed; a map's keys are `<product>`. What is in a TCB version stays out.
+fn fields(root: &Value, object: &Value, prefix: &str, found: &mut Vec<String>) {
+    let object = match object["$ref"].as_str() {
+        Some(reference) => root.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => object,
+    };
+    let levels = object["properties"]["bootloader"].is_object();
+    let nested = object["additionalProperties"].is_object();
+    match (levels, nested, object["properties"].as_object()) {
+        (false, true, _) => {
+            fields(root, &object["additionalProperties"], &format!("{prefix}.<product>"), found)
+        }
+        (false, false, Some(properties)) => {
+            for (name, property) in properties {
+                let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                fields(root, property, &path, found);
+            }
+        }
+        _ => found.push(prefix.to_owned()),
+    }
+}
+
+#[test]
+fn the_guide_has_every_field_of_a_policy_and_no_other() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/verification.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, section) = page.split_once("### Every field").unwrap();
+    let rows = section
+        .lines()
+        .take_while(|line| !line.starts_with("To trust"))
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(field, _)| field.to_owned()));
+    let (schema, mut expected, mut rows) = (snp_policy(), Vec::new(), rows.collect::<Vec<_>>());
+    fields(&schema, &schema, "", &mut expected);
+    expected.sort();
+    rows.sort();
+    assert!(expected.len() > 50 && expected.iter().any(|field| field == "tcb.<product>.max_launch"));
+    assert_eq!(rows, expected);
+    for part in ["fmc", "bootloader", "tee", "snp", "microcode"] {
+        assert!(section.contains(&format!("`{part}`")), "{part}");
+    }
+}
+
 #[test]
 fn times_and_versions_are_written_as_the_schema_says() {
     for (schema, value) in [
