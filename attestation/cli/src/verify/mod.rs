@@ -48,8 +48,8 @@ struct Common {
     /// What the report data must be, 64 bytes
     #[arg(long, value_name = "HEX")]
     report_data: Option<Hex<64>>,
-    /// The time to verify at, such as 2026-11-21T07:00:00Z; now if not given
-    #[arg(long, value_name = "RFC3339")]
+    /// The time to verify at, in UTC and whole seconds, written exactly like 2026-11-21T07:00:00Z; now if not given
+    #[arg(long, value_name = "TIME")]
     at: Option<UnixTime>,
     #[command(flatten)]
     ear: ear::Args,
