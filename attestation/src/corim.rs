@@ -184,6 +184,7 @@ impl Contents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signing::tests::{p256_key, p384_key};
     use ciborium::Value;
     use coset::{CborSerializable, CoseSign1, TaggedCborSerializable};
 
@@ -247,7 +248,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_damage_is_refused() {
         let reference = [Reference::Tdx([2; 48], [None, Some([3; 48]), None, None])];
-        let key = SigningKey::generate_p384();
+        let key = p384_key();
         for (bytes, signed) in
             [(corim(&reference).unwrap(), false), (signed_corim(&reference, &key, "tests").unwrap(), true)]
         {
@@ -266,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_signature_holds_for_the_cose_structure() {
-        for key in [SigningKey::generate_p256(), SigningKey::generate_p384()] {
+        for key in [p256_key(), p384_key()] {
             let signed = signed_corim(&[Reference::Snp([1; 48])], &key, "tests").unwrap();
             let cose = CoseSign1::from_tagged_slice(&signed).unwrap();
             assert_eq!(measurements(cose.payload.as_ref().unwrap()).len(), 1);

@@ -17,7 +17,9 @@
 //! let evidence = Evidence { report: b"no report", certificates: &[], certificate_table: None };
 //! let verdict = verify(&evidence, &TrustRoots::amd(), &Collateral::default(), now, &Policy::default());
 //! let context = EarContext { issued_at: now, expires_at: None, nonce: None, confirmation: None };
-//! let token = ear_jwt(&verdict, &context, &SigningKey::generate_p256()).unwrap();
+//! // A key for an example: yours is drawn from the system's randomness, or read with `from_pem`.
+//! let key = SigningKey::generate_p256(|bytes| bytes.fill(7)).unwrap();
+//! let token = ear_jwt(&verdict, &context, &key).unwrap();
 //! assert_eq!(token.split('.').count(), 3);
 //! ```
 

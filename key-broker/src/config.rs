@@ -133,6 +133,9 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// No key could be made.
+    #[error(transparent)]
+    Key(#[from] cloister_attestation::signing::KeyError),
 }
 
 impl Config {

@@ -253,6 +253,7 @@ pub fn key_digest(key: &SigningKey) -> Result<[u8; 48], IdBlockError> {
 mod tests {
     use super::*;
     use crate::signature::RUSTCRYPTO;
+    use crate::signing::tests::{p256_key, p384_key};
 
     fn block() -> IdBlock {
         IdBlock::new([1; 48], [2; 16], [3; 16], 4, GuestPolicy(0x30000))
@@ -268,7 +269,7 @@ mod tests {
 
     #[test]
     fn signatures_hold_for_what_was_signed_only() {
-        let (id, author) = (SigningKey::generate_p384(), SigningKey::generate_p384());
+        let (id, author) = (p384_key(), p384_key());
         for author in [None, Some(&author)] {
             let auth = block().sign(&id, author).unwrap();
             assert_eq!(auth.verify(&block(), &RUSTCRYPTO), Ok(()));
@@ -281,7 +282,7 @@ mod tests {
 
     #[test]
     fn damage_is_named() {
-        let (id, author) = (SigningKey::generate_p384(), SigningKey::generate_p384());
+        let (id, author) = (p384_key(), p384_key());
         let auth = block().sign(&id, Some(&author)).unwrap();
         for (at, error) in [
             (0, IdBlockError::Unknown),
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn keys_on_other_curves_are_refused() {
-        let (small, big) = (SigningKey::generate_p256(), SigningKey::generate_p384());
+        let (small, big) = (p256_key(), p384_key());
         assert_eq!(block().sign(&small, None).map(drop), Err(IdBlockError::Curve));
         assert_eq!(block().sign(&big, Some(&small)).map(drop), Err(IdBlockError::Curve));
         assert_eq!(key_digest(&small), Err(IdBlockError::Curve));
