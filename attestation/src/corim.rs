@@ -17,8 +17,10 @@ use corim::types::environment::{ClassMap, EnvironmentMap};
 use corim::types::measurement::{
     Digest, IntegrityRegisterId, IntegrityRegisters, MeasurementMap, MeasurementValuesMap,
 };
-use corim::types::signed::{CoseAlgorithm, SignedCorimBuilder};
+use corim::types::signed::{CoseAlgorithm, SignedCorimBuilder, decode_signed_corim};
 use corim::types::triples::ReferenceTriple;
+use corim::validate::decode_and_validate_at;
+use serde::Serialize;
 
 use crate::jose;
 use crate::measure::hex_string;
@@ -35,9 +37,9 @@ pub enum Reference {
     Tdx([u8; 48], [Option<[u8; 48]>; 4]),
 }
 
-/// Why there is no CoRIM.
+/// Why there is no CoRIM, or none that can be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the CoRIM cannot be made: {0}")]
+#[error("the CoRIM cannot be made or read: {0}")]
 pub struct CorimError(String);
 
 impl Reference {
@@ -118,9 +120,71 @@ pub fn signed_corim(references: &[Reference], key: &SigningKey, signer: &str) ->
     builder.build_with_signature(key.sign(&message)).map_err(|e| error(&e))
 }
 
+/// What a CoRIM says, as far as reference values go. Nothing of it is verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Contents {
+    /// Its identifier.
+    pub id: String,
+    /// Whether it is in a COSE_Sign1, whoever signed that.
+    pub signed: bool,
+    /// Digests in hexadecimal, by what they are of; registers are numbered.
+    pub measurements: BTreeMap<String, Vec<String>>,
+}
+
+impl Contents {
+    /// Whether bytes begin as a CoRIM or a signed one does: CBOR tag 501, or 18 and an array of four.
+    pub fn recognises(bytes: &[u8]) -> bool {
+        bytes.starts_with(&[0xd9, 0x01, 0xf5]) || bytes.starts_with(&[0xd2, 0x84])
+    }
+
+    /// Reads a CoRIM, signed or not.
+    pub fn read(bytes: &[u8]) -> Result<Self, CorimError> {
+        let error = |error: &dyn core::fmt::Display| CorimError(format!("{error}"));
+        let signed = bytes.first() == Some(&0xd2);
+        let envelope = signed.then(|| decode_signed_corim(bytes)).transpose().map_err(|e| error(&e))?;
+        let bytes = match &envelope {
+            Some(envelope) => {
+                envelope.payload.as_deref().ok_or_else(|| error(&"its payload is elsewhere"))?
+            }
+            None => bytes,
+        };
+        // No time is asked for: at the first second nothing has expired.
+        let (corim, comids) = decode_and_validate_at(bytes, 0).map_err(|e| error(&e))?;
+        let triples = comids.iter().filter_map(|comid| comid.triples.reference_triples.as_ref()).flatten();
+        let mut measurements: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut add = |name: String, digests: &[Digest]| {
+            measurements
+                .entry(name)
+                .or_default()
+                .extend(digests.iter().map(|digest| hex_string(digest.value())));
+        };
+        for measurement in triples.flat_map(|triple| &triple.1) {
+            let name = match &measurement.mkey {
+                Some(MeasuredElement::Text(name)) => name.clone(),
+                Some(MeasuredElement::Uint(number)) => format!("{number}"),
+                _ => String::from("unnamed"),
+            };
+            if let Some(registers) = &measurement.mval.integrity_registers {
+                for (id, digests) in &registers.0 {
+                    match id {
+                        IntegrityRegisterId::Uint(number) => add(format!("{name}[{number}]"), digests),
+                        IntegrityRegisterId::Text(text) => add(format!("{name}[{text}]"), digests),
+                        _ => add(format!("{name}[unnamed]"), digests),
+                    }
+                }
+            }
+            if let Some(digests) = &measurement.mval.digests {
+                add(name, digests);
+            }
+        }
+        Ok(Self { id: format!("{}", corim.id), signed, measurements })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signing::tests::{p256_key, p384_key};
     use ciborium::Value;
     use coset::{CborSerializable, CoseSign1, TaggedCborSerializable};
 
@@ -182,8 +246,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_is_read_and_damage_is_refused() {
+        let reference = [Reference::Tdx([2; 48], [None, Some([3; 48]), None, None])];
+        let key = p384_key();
+        for (bytes, signed) in
+            [(corim(&reference).unwrap(), false), (signed_corim(&reference, &key, "tests").unwrap(), true)]
+        {
+            assert!(Contents::recognises(&bytes));
+            let contents = Contents::read(&bytes).unwrap();
+            assert_eq!((contents.id.starts_with("cloister/TDX/0202"), contents.signed), (true, signed));
+            let expected = [("mrtd", 2), ("rtmrs[1]", 3)];
+            let expected = expected.map(|(name, byte)| (name.into(), vec![hex_string(&[byte; 48])]));
+            assert_eq!(contents.measurements, BTreeMap::from(expected));
+            for len in 0..bytes.len() {
+                assert!(Contents::read(&bytes[..len]).is_err(), "{len}");
+            }
+        }
+        assert!(!Contents::recognises(b"{}") && Contents::read(b"").is_err());
+    }
+
+    #[test]
     fn a_signature_holds_for_the_cose_structure() {
-        for key in [SigningKey::generate_p256(), SigningKey::generate_p384()] {
+        for key in [p256_key(), p384_key()] {
             let signed = signed_corim(&[Reference::Snp([1; 48])], &key, "tests").unwrap();
             let cose = CoseSign1::from_tagged_slice(&signed).unwrap();
             assert_eq!(measurements(cose.payload.as_ref().unwrap()).len(), 1);

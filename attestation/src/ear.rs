@@ -17,7 +17,9 @@
 //! let evidence = Evidence { report: b"no report", certificates: &[], certificate_table: None };
 //! let verdict = verify(&evidence, &TrustRoots::amd(), &Collateral::default(), now, &Policy::default());
 //! let context = EarContext { issued_at: now, expires_at: None, nonce: None, confirmation: None };
-//! let token = ear_jwt(&verdict, &context, &SigningKey::generate_p256()).unwrap();
+//! // A key for an example: yours is drawn from the system's randomness, or read with `from_pem`.
+//! let key = SigningKey::generate_p256(|bytes| bytes.fill(7)).unwrap();
+//! let token = ear_jwt(&verdict, &context, &key).unwrap();
 //! assert_eq!(token.split('.').count(), 3);
 //! ```
 
@@ -296,6 +298,7 @@ fn effects(code: Code) -> &'static [(Claim, i8)] {
         IdKeyDigest | AuthorKeyDigest | ReportId | ReportIdMa | ReportData | ChipId | ChipIdMasked
         | Mrowner | PlatformInstanceId => INSTANCE,
         TcbTooLow
+        | TcbTooHigh
         | TcbOrder
         | TcbNoMinimum
         | FirmwareProvisional

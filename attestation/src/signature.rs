@@ -58,7 +58,7 @@ pub const AWS_LC: Backend = {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signing::SigningKey;
+    use crate::signing::tests::{p256_key, p384_key};
 
     fn backends() -> Vec<Backend> {
         let mut all = vec![RUSTCRYPTO];
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn every_backend_accepts_what_is_signed_and_refuses_the_rest() {
-        for key in [SigningKey::generate_p256(), SigningKey::generate_p384()] {
+        for key in [p256_key(), p384_key()] {
             let (point, signature) = (key.public_point(), key.sign(b"message"));
             let zero = vec![0; signature.len()];
             let mut forged = signature.clone();

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use p256::ecdsa::signature::Signer as _;
-use p256::elliptic_curve::Generate as _;
+use p256::elliptic_curve::zeroize::Zeroizing;
 use p256::pkcs8::DecodePrivateKey as _;
 
 /// A private key.
@@ -20,6 +20,9 @@ pub enum KeyError {
     /// Neither PKCS #8 nor SEC1, encrypted, or of another kind.
     #[error("not an unencrypted PEM private key on P-256 or P-384 (\"PRIVATE KEY\" or \"EC PRIVATE KEY\")")]
     Unusable,
+    /// The source of randomness only gave what is no key.
+    #[error("the source of randomness gives nothing that is a key")]
+    Randomness,
 }
 
 impl core::fmt::Debug for SigningKey {
@@ -52,14 +55,14 @@ impl SigningKey {
         }
     }
 
-    /// A new key on P-256, from the system's randomness.
-    pub fn generate_p256() -> Self {
-        Self(Key::P256(p256::ecdsa::SigningKey::generate()))
+    /// A new key on P-256. `random` fills its argument from a source that is fit for keys: there is none here.
+    pub fn generate_p256(random: impl FnMut(&mut [u8; 32])) -> Result<Self, KeyError> {
+        generate(random, |scalar| p256::ecdsa::SigningKey::from_slice(scalar).ok().map(Key::P256))
     }
 
-    /// A new key on P-384, from the system's randomness.
-    pub fn generate_p384() -> Self {
-        Self(Key::P384(p384::ecdsa::SigningKey::generate()))
+    /// A new key on P-384, likewise.
+    pub fn generate_p384(random: impl FnMut(&mut [u8; 48])) -> Result<Self, KeyError> {
+        generate(random, |scalar| p384::ecdsa::SigningKey::from_slice(scalar).ok().map(Key::P384))
     }
 
     /// Signs `message`, deterministically (RFC 6979): r and s, big-endian, of the curve's size each.
@@ -103,10 +106,65 @@ impl SigningKey {
     }
 }
 
+/// Draws scalars until one is a key (FIPS 186-5, A.2.2). Of honest randomness nearly every one is.
+fn generate<const N: usize>(
+    mut random: impl FnMut(&mut [u8; N]),
+    key: impl Fn(&[u8]) -> Option<Key>,
+) -> Result<SigningKey, KeyError> {
+    const MAX_DRAWS: usize = 64;
+    let mut scalar = Zeroizing::new([0; N]);
+    for _ in 0..MAX_DRAWS {
+        random(&mut scalar);
+        if let Some(key) = key(scalar.as_slice()) {
+            return Ok(SigningKey(key));
+        }
+    }
+    Err(KeyError::Randomness)
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use core::sync::atomic::{AtomicU64, Ordering};
+    use p256::elliptic_curve::Generate as _;
     use p256::pkcs8::{EncodePrivateKey, LineEnding};
+    use sha2::{Digest, Sha384};
+
+    /// Bytes that no two calls share: enough for a test, and for nothing else.
+    fn counted<const N: usize>(bytes: &mut [u8; N]) {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let digest = Sha384::digest(CALLS.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+        bytes.copy_from_slice(&digest[..N]);
+    }
+
+    /// A key on P-256 that no other test has.
+    pub(crate) fn p256_key() -> SigningKey {
+        SigningKey::generate_p256(counted).unwrap()
+    }
+
+    /// A key on P-384 that no other test has.
+    pub(crate) fn p384_key() -> SigningKey {
+        SigningKey::generate_p384(counted).unwrap()
+    }
+
+    #[test]
+    fn keys_are_made_of_the_callers_randomness() {
+        let one = |bytes: &mut [u8; 32]| bytes.fill(1);
+        let keys = [SigningKey::generate_p256(one), SigningKey::generate_p256(one)].map(Result::unwrap);
+        assert_eq!(keys[0].public_point(), keys[1].public_point());
+        assert_ne!(p384_key().public_point(), p384_key().public_point());
+        // Neither zero nor a number beyond the order is a key; a source with nothing else is given up.
+        for constant in [0, 0xff] {
+            let stuck = SigningKey::generate_p384(|bytes| bytes.fill(constant));
+            assert_eq!(stuck.map(drop), Err(KeyError::Randomness));
+        }
+        let mut draws = 0;
+        let late = SigningKey::generate_p256(|bytes| {
+            draws += 1;
+            bytes.fill(if draws < 3 { 0 } else { 1 });
+        });
+        assert_eq!((late.unwrap().public_point(), draws), (keys[0].public_point(), 3));
+    }
 
     #[test]
     fn keys_are_read_in_both_encodings() {

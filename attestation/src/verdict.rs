@@ -70,7 +70,7 @@ codes! {
     /// An extension of the endorsement key's certificate is missing or cannot be read.
     VekExtensionMalformed: Malformed = "vek-extension-malformed";
 
-    /// The report is not signed: no signing key, or the host masks it.
+    /// The report is not signed: no signing key, or the host masks the chip's.
     ReportUnsigned: Authenticity = "report-unsigned";
     /// The report names a signing key that the ABI does not define.
     SigningKeyUnknown: Authenticity = "signing-key-unknown";
@@ -167,23 +167,23 @@ codes! {
     ChipId: Policy = "chip-id";
     /// The host masks CHIP_ID.
     ChipIdMasked: Policy = "chip-id-masked";
-    /// The VLEK's CSP_ID is none of those allowed.
+    /// The VLEK's CSP_ID is none of those allowed, or there is none.
     CspId: Policy = "csp-id";
     /// The product is none of those allowed.
     Product: Policy = "product";
     /// The kind of endorsement key is none of those allowed.
     SigningKey: Policy = "signing-key";
-    /// The report's version is too low.
+    /// The report's version is too low or too high.
     ReportVersion: Policy = "report-version";
     /// The report was asked for at a VMPL that is not allowed.
     Vmpl: Policy = "vmpl";
-    /// GUEST_SVN is too low.
+    /// GUEST_SVN is too low or too high.
     GuestSvn: Policy = "guest-svn";
     /// A bit of the guest policy that must be clear is set.
     GuestPolicyForbidden: Policy = "guest-policy-forbidden";
     /// A bit of the guest policy that must be set is clear.
     GuestPolicyRequired: Policy = "guest-policy-required";
-    /// The guest policy asks for less of the firmware's ABI than required.
+    /// The guest policy asks for less of the firmware's ABI than required, or for more than allowed.
     GuestPolicyAbi: Policy = "guest-policy-abi";
     /// A bit of PLATFORM_INFO that must be clear is set.
     PlatformInfoForbidden: Policy = "platform-info-forbidden";
@@ -191,12 +191,14 @@ codes! {
     PlatformInfoRequired: Policy = "platform-info-required";
     /// The firmware that runs is not the one that the host has committed to.
     FirmwareProvisional: Policy = "firmware-provisional";
-    /// The firmware's version is too low.
+    /// The firmware's version is too low or too high.
     FirmwareVersion: Policy = "firmware-version";
-    /// A TCB version that cannot exceed CURRENT_TCB does.
+    /// A TCB or firmware version that cannot exceed the current one does.
     TcbOrder: Policy = "tcb-order";
     /// A part of a TCB version is too low.
     TcbTooLow: Policy = "tcb-too-low";
+    /// A part of a TCB version is above the greatest that is allowed.
+    TcbTooHigh: Policy = "tcb-too-high";
     /// The policy has no minimum TCB for this product though it has some for others.
     TcbNoMinimum: Policy = "tcb-no-minimum";
     /// A required mitigation is not in place.

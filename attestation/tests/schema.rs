@@ -64,6 +64,11 @@ fn the_schema_of_snp_policies_accepts_what_serde_accepts() {
             (json!({"guest_policy": {"min_abi": "1.256"}}), false),
             (json!({"guest_policy": {"min_abi": "1.+05"}}), true),
             (json!({"guest_policy": {"debgu": "allowed"}}), false),
+            (
+                json!({"guest_policy": {"unknown": "allowed"}, "platform_info": {"unknown": "forbidden"}}),
+                true,
+            ),
+            (json!({"guest_policy": {"unknown": "required"}}), false),
             (json!({"platform_info": {"tsme_en": "required"}}), true),
             (json!({"platform_info": {"tsme_en": true}}), false),
             (json!({"firmware": {"min_current": "1.55.39"}}), true),
@@ -71,6 +76,12 @@ fn the_schema_of_snp_policies_accepts_what_serde_accepts() {
             (json!({"tcb": {"genoa": {"reported": {"snp": 255}}}}), true),
             (json!({"tcb": {"genoa": {"reported": {"snp": 256}}}}), false),
             (json!({"tcb": {"genoa": {"reported": {"ucode": 1}}}}), false),
+            (json!({"tcb": {"genoa": {"max_reported": {"snp": 255, "fmc": null}}}}), true),
+            (json!({"tcb": {"genoa": {"max_reported": {"snp": 256}}}}), false),
+            (json!({"max_guest_svn": 7, "max_report_version": null}), true),
+            (json!({"max_guest_svn": "7"}), false),
+            (json!({"firmware": {"max_committed": "1.55.39"}, "guest_policy": {"max_abi": "1.55"}}), true),
+            (json!({"firmware": {"max_committed": 1}}), false),
             (json!({"tcb": {"rome": {}}}), false),
             (json!({"mitigations": {"launch": 3}}), true),
             (json!({"mitigations": {"launch": -3}}), false),
@@ -78,6 +89,48 @@ fn the_schema_of_snp_policies_accepts_what_serde_accepts() {
             (json!({"allow_masked_chip_id": 1}), false),
         ],
     );
+}
+
+/// The fields of an object, by dotted path, with `$ref`s followed; a map's keys are `<product>`. What is in a TCB version stays out.
+fn fields(root: &Value, object: &Value, prefix: &str, found: &mut Vec<String>) {
+    let object = match object["$ref"].as_str() {
+        Some(reference) => root.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => object,
+    };
+    let levels = object["properties"]["bootloader"].is_object();
+    let nested = object["additionalProperties"].is_object();
+    match (levels, nested, object["properties"].as_object()) {
+        (false, true, _) => {
+            fields(root, &object["additionalProperties"], &format!("{prefix}.<product>"), found)
+        }
+        (false, false, Some(properties)) => {
+            for (name, property) in properties {
+                let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                fields(root, property, &path, found);
+            }
+        }
+        _ => found.push(prefix.to_owned()),
+    }
+}
+
+#[test]
+fn the_guide_has_every_field_of_a_policy_and_no_other() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/verification.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, section) = page.split_once("### Every field").unwrap();
+    let rows = section
+        .lines()
+        .take_while(|line| !line.starts_with("To trust"))
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(field, _)| field.to_owned()));
+    let (schema, mut expected, mut rows) = (snp_policy(), Vec::new(), rows.collect::<Vec<_>>());
+    fields(&schema, &schema, "", &mut expected);
+    expected.sort();
+    rows.sort();
+    assert!(expected.len() > 50 && expected.iter().any(|field| field == "tcb.<product>.max_launch"));
+    assert_eq!(rows, expected);
+    for part in ["fmc", "bootloader", "tee", "snp", "microcode"] {
+        assert!(section.contains(&format!("`{part}`")), "{part}");
+    }
 }
 
 #[test]
@@ -126,6 +179,7 @@ fn the_schema_of_tdx_policies_accepts_what_serde_accepts() {
             (json!({"quote_padding": "some"}), false),
             (json!({"event_log": "maybe"}), false),
             (json!({"td_attributes": {"debug": "forbidden", "unknown": "allowed"}}), true),
+            (json!({"td_attributes": {"unknown": "required"}}), false),
             (json!({"td_attributes": {"debgu": "forbidden"}}), false),
             (json!({"td_attributes": {"debug": "maybe"}}), false),
             (json!({"tcb": {"accepted": ["UpToDate", "SWHardeningNeeded", "TDRelaunchAdvised"]}}), true),

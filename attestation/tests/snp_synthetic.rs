@@ -6,7 +6,9 @@ mod pki;
 use std::collections::BTreeSet;
 
 use cloister_attestation::ear::{Attested, Flaw};
-use cloister_attestation::snp::{Product, RevocationRule, VekKind};
+use cloister_attestation::snp::{
+    Collateral, Evidence, Product, RevocationRule, TrustRoots, VekKind, authenticate,
+};
 use pki::cases::{ALL, SOME, flip_last};
 use pki::*;
 
@@ -101,6 +103,91 @@ fn a_certificate_of_another_product_is_refused() {
         let other = Scenario::new(report, 3, VekKind::Vcek);
         scenario.report[0x188..0x18b].copy_from_slice(&other.report[0x188..0x18b]);
         assert_eq!(codes(&scenario), ["product-mismatch"], "{report} {certificate}");
+    }
+}
+
+/// What the host may send beside what it should: certificates of the same names, and some of the same keys.
+fn strangers(product: Product) -> [Vec<u8>; 5] {
+    let scenario = Scenario::new(product, 5, VekKind::Vcek);
+    let mut of_another_chip = scenario.vek.clone();
+    of_another_chip.key = Subject::Vek(2);
+    flip_last(of_another_chip.extension(amd!("4")));
+    let mut expired = scenario.vek.clone();
+    expired.not_after = "2026-11-01T00:00:00Z";
+    let mut forged = scenario.vek.clone();
+    forged.signer = RsaKey::Rogue;
+    let mut expired_ask = scenario.ask.clone();
+    expired_ask.not_after = "2026-11-01T00:00:00Z";
+    let mut forged_ask = scenario.ask.clone();
+    (forged_ask.key, forged_ask.signer) = (Subject::Rsa(RsaKey::Rogue), RsaKey::Rogue);
+    [of_another_chip, expired, forged, expired_ask, forged_ask].map(|spec| spec.der())
+}
+
+#[test]
+fn the_order_of_certificates_decides_nothing() {
+    for product in FULL {
+        let mut scenario = Scenario::new(product, 5, VekKind::Vcek);
+        (scenario.send_vek, scenario.send_ask) = (false, false);
+        let (vek, ask) = (scenario.vek.der(), scenario.ask.der());
+        let [another, expired, forged, expired_ask, forged_ask] = strangers(product);
+        let all = [vek, ask, another, expired, forged, expired_ask, forged_ask];
+        for (left_out, expected) in [
+            (&[][..], &[][..]),
+            // Of the key that signed the report there are one that has expired and one that no authority signed.
+            (&[0], &["certificate-signature"]),
+            (&[0, 4], &["certificate-expired"]),
+            (&[0, 3, 4], &["chip-id-mismatch", "report-signature"]),
+            (&[1, 3, 4], &["certificate-expired"]),
+            (&[1, 3, 4, 5], &["certificate-signature"]),
+            (&[1, 3, 4, 5, 6], &["intermediate-missing"]),
+        ] {
+            let mut kept: Vec<_> =
+                (0..all.len()).filter(|index| !left_out.contains(index)).map(|at| all[at].clone()).collect();
+            for _ in 0..kept.len() {
+                kept.rotate_left(1);
+                for reversed in [false, true] {
+                    scenario.more = kept.clone();
+                    if reversed {
+                        scenario.more.reverse();
+                    }
+                    assert_eq!(codes(&scenario), expected, "{product}, without {left_out:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_revoked_or_expired_issuer_does_not_hide_the_one_that_is_good() {
+    let mut scenario = Scenario::new(Product::Genoa, 5, VekKind::Vcek);
+    let mut revoked = scenario.ask.clone();
+    revoked.serial = vec![7];
+    let mut crl = CrlSpec::new(Product::Genoa);
+    crl.revoked = vec![vec![7]];
+    scenario.crls = vec![crl];
+    let good = std::mem::replace(&mut scenario.ask, revoked);
+    assert_eq!(codes(&scenario), ["certificate-revoked"]);
+    scenario.more = vec![good.der()];
+    assert_eq!(codes(&scenario), [""; 0]);
+    // Among roots of one key, too.
+    let mut expired = scenario.trusted.clone();
+    expired.not_after = "2026-11-01T00:00:00Z";
+    let roots = |specs: &[&CertSpec]| {
+        let mut roots = TrustRoots::none();
+        specs.iter().for_each(|spec| roots.add(&spec.der()).unwrap());
+        roots
+    };
+    for (trusted, expected) in [
+        (&[&expired][..], &["certificate-expired"][..]),
+        (&[&expired, &scenario.trusted], &[]),
+        (&[&scenario.trusted, &expired], &[]),
+    ] {
+        let (report, vek, ask) = (scenario.signed_report(), scenario.vek.der(), good.der());
+        let certificates = [&vek[..], &ask];
+        let evidence = Evidence { report: &report, certificates: &certificates, certificate_table: None };
+        let verdict = authenticate(&evidence, &roots(trusted), &Collateral::default(), NOW.parse().unwrap());
+        let found = verdict.map_or_else(|reasons| reasons.codes(), |_| Vec::new());
+        assert_eq!(found.iter().map(|code| code.as_str()).collect::<Vec<_>>(), expected);
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use cloister_attestation::ear::{Attested, Flaw};
 use cloister_attestation::signature::Backend;
-use cloister_attestation::snp::BitRule;
+use cloister_attestation::snp::{BitRule, UnknownBitRule};
 use cloister_attestation::tdx::{
     Collateral, CollateralDocument, Evidence, PckCa, TcbStatus, authenticate, verify,
 };
@@ -289,11 +289,11 @@ fn what_a_policy_puts_up_with_is_known_of_the_claims() {
             &mut rules.perf_prof,
             &mut rules.pmt_prof,
             &mut rules.migratable,
-            &mut rules.unknown,
             &mut rules.sept_ve_disable,
         ] {
             *rule = BitRule::Allowed;
         }
+        rules.unknown = UnknownBitRule::Allowed;
         scenario.policy.tcb.accepted.push(TcbStatus::OutOfDate);
         change(&mut scenario);
         let verdict = scenario.verify();

@@ -76,10 +76,10 @@ pub struct PolicyFiles {
     /// Rego release policy; the built-in default releases to accepted guests with a reference measurement.
     #[serde(default)]
     pub release: Option<PathBuf>,
-    /// Evidence policy for SEV-SNP (TOML, as `cloister-attest verify snp --policy` takes).
+    /// Evidence policy for SEV-SNP (TOML or JSON, as `cloister-attest verify snp --policy` takes).
     #[serde(default)]
     pub evidence: Option<PathBuf>,
-    /// Evidence policy for TDX (TOML, as `cloister-attest verify tdx --policy` takes).
+    /// Evidence policy for TDX (TOML or JSON, as `cloister-attest verify tdx --policy` takes).
     #[serde(default)]
     pub evidence_tdx: Option<PathBuf>,
 }
@@ -133,6 +133,9 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// No key could be made.
+    #[error(transparent)]
+    Key(#[from] cloister_attestation::signing::KeyError),
 }
 
 impl Config {

@@ -5,6 +5,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use aes_gcm::aead::Generate;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use cloister_attestation::ear::{Attested, EarContext, ear_jwt};
@@ -33,7 +34,7 @@ impl Issuer {
         let key = match &config.key_file {
             Some(path) => SigningKey::from_pem(&config::read_text(path)?)
                 .map_err(|e| Error::Contents { path: path.clone(), why: e.to_string() })?,
-            None => SigningKey::generate_p256(),
+            None => SigningKey::generate_p256(|bytes| *bytes = Generate::generate())?,
         };
         Ok(Self { key, ttl_seconds: session.ttl_seconds })
     }

@@ -54,7 +54,14 @@ fn contents(path: &Path, why: impl ToString) -> Error {
 fn policy<P: Default + DeserializeOwned>(path: Option<&PathBuf>) -> Result<P, Error> {
     path.map_or_else(
         || Ok(P::default()),
-        |path| toml::from_str(&config::read_text(path)?).map_err(|e| contents(path, e)),
+        |path| {
+            let text = config::read_text(path)?;
+            // No TOML begins with a brace.
+            match text.trim_start().starts_with('{') {
+                true => serde_json::from_str(&text).map_err(|e| contents(path, e)),
+                false => toml::from_str(&text).map_err(|e| contents(path, e)),
+            }
+        },
     )
 }
 
@@ -76,7 +83,7 @@ impl Verifier {
         match tee {
             Tee::Snp => {
                 let verdict = self.snp.judge(&parse(evidence)?, report_data, time)?;
-                conclude(verdict, |claims| hex::encode(claims.measurement.0))
+                conclude(verdict, |claims| hex::encode(claims.report.measurement.0))
             }
             Tee::Tdx => {
                 let verdict = self.tdx.judge(&parse(evidence)?, report_data, time)?;

@@ -42,6 +42,20 @@ const CHECKS: &[Check] = &[
     ("tests on /dev/kvm", || command::run(&mut cargo(&["test", "--release", "-p", "cloister"]))),
 ];
 
+/// Evidence and digests that others made, which may not be committed: where a folder of them is absent, the tests that need it
+/// pass without having looked at anything.
+const VECTORS: &[(&str, &str)] = &[
+    ("snp", "real SEV-SNP reports, and what is left of them after tampering"),
+    ("tdx", "real TDX quotes, collateral and event logs"),
+    ("measure", "launch digests that other programs computed"),
+];
+
+/// A line for each folder of [`VECTORS`] that is absent.
+fn skipped(is_there: impl Fn(&str) -> bool) -> Vec<String> {
+    let absent = VECTORS.iter().filter(|(folder, _)| !is_there(folder));
+    absent.map(|(folder, what)| format!("== SKIPPED: no ../shared/vectors/{folder}: {what}")).collect()
+}
+
 /// What the VMM's tests start guests with, so that the confidential ones run too.
 fn softkvm() -> OsString {
     let mut launcher = paths::target().join("release/softkvm").into_os_string();
@@ -77,6 +91,27 @@ pub fn run(options: &Options) -> Result<()> {
         check().with_context(|| format!("check {name:?}"))?;
         println!("== {name}: good ({:.0} s)", start.elapsed().as_secs_f64());
     }
+    // Where it is seen: behind everything else.
+    if wanted("tests") {
+        let vectors = paths::workspace().join("../shared/vectors");
+        skipped(|folder| vectors.join(folder).is_dir()).iter().for_each(|line| println!("{line}"));
+    }
     println!("== all {} checks hold ({:.0} s)", checks.len(), begin.elapsed().as_secs_f64());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_absent_folder_of_vectors_is_named() {
+        assert!(skipped(|_| true).is_empty());
+        assert_eq!(skipped(|_| false).len(), VECTORS.len());
+        let lines = skipped(|folder| folder != "tdx");
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("== SKIPPED: no ../shared/vectors/tdx"),
+            "{lines:?}"
+        );
+    }
 }

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use crate::measure::snp::Launch;
 use crate::measure::tdx::Td;
-use crate::{output, read};
+use crate::output::{self, printable};
+use crate::read;
 
 /// A quote, an MRTD, an event log or a TD's transcript make it a question about a TD; anything else is about SEV-SNP.
 #[derive(Debug, clap::Args)]
@@ -88,19 +89,28 @@ struct Mistake {
     cmdline: String,
 }
 
-fn mistakes(cmdline: &str) -> Vec<Mistake> {
-    let with = |description, cmdline: String| Mistake { description, keeps_initrd: true, cmdline };
-    vec![
-        Mistake { description: "no initrd", keeps_initrd: false, cmdline: cmdline.to_owned() },
-        with("an empty command line", String::new()),
-        with("a newline after the command line", format!("{cmdline}\n")),
-        with("a space after the command line", format!("{cmdline} ")),
-        with("no white space around the command line", cmdline.trim().to_owned()),
-    ]
+/// The usual ones, without those that make no difference to these inputs.
+fn mistakes(has_initrd: bool, cmdline: &str) -> Vec<Mistake> {
+    let initrd = Mistake { description: "no initrd", keeps_initrd: false, cmdline: cmdline.to_owned() };
+    let mut mistakes: Vec<_> = has_initrd.then_some(initrd).into_iter().collect();
+    for (description, mistaken) in [
+        ("an empty command line", String::new()),
+        ("a newline after the command line", format!("{cmdline}\n")),
+        ("a space after the command line", format!("{cmdline} ")),
+        ("no white space around the command line", cmdline.trim().to_owned()),
+    ] {
+        if mistaken != cmdline
+            && mistakes.iter().all(|other| !other.keeps_initrd || other.cmdline != mistaken)
+        {
+            mistakes.push(Mistake { description, keeps_initrd: true, cmdline: mistaken });
+        }
+    }
+    mistakes
 }
 
+/// A transcript's strings are the host's: each is made printable by itself, so that none can pass for a line of ours.
 fn print_for_people(explanation: &Explanation) -> anyhow::Result<()> {
-    let mut text = format!("{}\n", explanation.summary);
+    let mut text = format!("{}\n", printable(&explanation.summary));
     let digests = &explanation.digests;
     for (name, digest) in [
         ("expected  ", &digests.expected),
@@ -108,24 +118,45 @@ fn print_for_people(explanation: &Explanation) -> anyhow::Result<()> {
         ("measured  ", &digests.measurement),
     ] {
         if let Some(digest) = digest {
-            text.push_str(&format!("  {name} {digest}\n"));
+            text.push_str(&format!("  {name} {}\n", printable(digest)));
         }
     }
     for (index, rtmr) in explanation.replay.iter().flatten().enumerate() {
-        text.push_str(&format!("  log leads to RTMR{index} {rtmr}\n"));
+        text.push_str(&format!("  log leads to RTMR{index} {}\n", printable(rtmr)));
     }
     for finding in &explanation.findings {
         let place = match &finding.range {
             Some(range) => format!("range {} at {}", range.index, range.gpa),
             None => format!("{:?}", finding.subject).to_lowercase(),
         };
-        text.push_str(&format!("  {place}: {}\n", finding.message));
+        text.push_str(&format!("  {}: {}\n", printable(&place), printable(&finding.message)));
     }
     for variation in &explanation.would_match {
-        text.push_str(&format!("  the measurement is that of {variation}\n"));
+        text.push_str(&format!("  the measurement is that of {}\n", printable(variation)));
     }
     for note in &explanation.notes {
-        text.push_str(&format!("  note: {note}\n"));
+        text.push_str(&format!("  note: {}\n", printable(note)));
     }
-    output::write(&output::printable_lines(&text))
+    output::write(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_a_mistake() {
+        for (has_initrd, cmdline, expected) in [
+            (true, "quiet", &["no initrd", "an empty", "a newline", "a space"][..]),
+            (false, "quiet", &["an empty", "a newline", "a space"]),
+            (false, "", &["a newline", "a space"]),
+            (true, "quiet\n", &["no initrd", "an empty", "a newline", "a space", "no white space"]),
+            // What is left of white space is nothing: that was tried.
+            (false, " ", &["an empty", "a newline", "a space"]),
+        ] {
+            let found = mistakes(has_initrd, cmdline);
+            assert_eq!(found.len(), expected.len(), "{cmdline:?}");
+            assert!(found.iter().zip(expected).all(|(found, part)| found.description.starts_with(part)));
+        }
+    }
 }

@@ -1,21 +1,24 @@
 //! `inspect`: what a file is and what it says. Nothing of it is verified.
+//!
+//! A damaged file is named as what it most likely is, with what is wrong with it.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use cloister_attestation::measure::snp::{LaunchTranscript, Rom};
-use cloister_attestation::measure::tdx;
-use cloister_attestation::snp::{Hex, Report, TcbClaims, TcbVersion, Vek, VekKind, table};
-use cloister_attestation::tdx::{EventLog, Quote, SignedText};
+use cloister_attestation::corim::Contents;
+use cloister_attestation::measure::snp::Rom;
+use cloister_attestation::snp::{Hex, IdAuth, IdBlock, Report, ReportClaims, TcbClaims, Vek, VekKind, table};
+use cloister_attestation::tdx::{EventLog, Quote};
 use cloister_attestation::x509::{Certificate, Crl, certificates, crls};
 use serde_json::{Value, json};
 
+use crate::inspect_documents as documents;
 use crate::{inspect_rom, inspect_tdx, output, read};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A report, quote, certificate table, certificates, CRL, TDX collateral, event log, firmware ROM, launch transcript or
-    /// reference value
+    /// A report, quote, certificate table, certificates, CRLs, TDX collateral, event log, firmware ROM, launch transcript,
+    /// reference value, verdict, policy, ID block or its authentication, CoRIM or token
     file: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -32,7 +35,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 struct Recogniser {
     /// Its name, for the message about files that are none of these.
     name: &'static str,
-    /// Whether a file with this beginning (or length) can be nothing else. A cheap look, not a parse.
+    /// Whether a file that looks like this is most likely one, be it damaged. A cheap look, not a parse.
     looks: fn(&[u8]) -> bool,
     /// What it says; the error names what is wrong with a file that looked like one.
     describe: fn(&[u8]) -> anyhow::Result<Value>,
@@ -42,68 +45,46 @@ struct Recogniser {
 const RECOGNISERS: &[Recogniser] = &[
     Recogniser {
         name: "SEV-SNP report",
-        looks: |bytes| bytes.len() == Report::BYTES && !is_der(bytes),
-        describe: |bytes| Ok(report(&Report::parse(bytes)?)),
+        looks: looks_like_a_report,
+        describe: |bytes| report(&Report::parse(bytes)?),
     },
     Recogniser { name: "firmware ROM", looks: Rom::recognises, describe: inspect_rom::rom },
     Recogniser { name: "TDX quote", looks: Quote::recognises, describe: inspect_tdx::quote },
     Recogniser { name: "event log", looks: EventLog::recognises, describe: inspect_tdx::event_log },
     Recogniser {
-        name: "TDX collateral",
-        looks: |bytes| has_json_key(bytes, "tcb_info"),
-        describe: inspect_tdx::collateral,
+        name: "JSON document",
+        looks: documents::looks_like_json,
+        describe: documents::json_document,
     },
+    Recogniser { name: "certificate table", looks: looks_like_a_table, describe: certificate_table },
     Recogniser {
-        name: "TCB info",
-        looks: |bytes| has_json_key(bytes, SignedText::TCB_INFO),
-        describe: inspect_tdx::tcb_info_answer,
-    },
-    Recogniser {
-        name: "QE identity",
-        looks: |bytes| has_json_key(bytes, SignedText::QE_IDENTITY),
-        describe: inspect_tdx::qe_identity_answer,
-    },
-    Recogniser {
-        name: "launch transcript",
-        looks: |bytes| has_json_key(bytes, "launch_digest"),
-        describe: |bytes| {
-            let transcript: LaunchTranscript = serde_json::from_slice(bytes)?;
-            Ok(json!({"kind": "launch transcript", "transcript": transcript}))
-        },
-    },
-    Recogniser {
-        name: "launch transcript of a TD",
-        looks: |bytes| has_json_key(bytes, "ranges"),
-        describe: |bytes| {
-            let transcript: tdx::LaunchTranscript = serde_json::from_slice(bytes)?;
-            Ok(json!({"kind": "launch transcript", "transcript": transcript}))
-        },
-    },
-    Recogniser {
-        name: "reference value",
-        looks: |bytes| has_json_key(bytes, "inputs"),
-        describe: |bytes| {
-            let value: Value = serde_json::from_slice(bytes)?;
-            Ok(json!({"kind": "reference value", "value": value}))
-        },
+        name: "PEM file",
+        looks: |bytes| bytes.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN),
+        describe: pem,
     },
     Recogniser {
         name: "CRL",
-        looks: |bytes| crls(bytes).is_ok_and(|list| list.iter().all(|der| Crl::from_der(der).is_ok())),
-        describe: |bytes| crl(&crls(bytes)?),
+        looks: |bytes| signed_der(bytes) == Some(SignedDer::Crl),
+        describe: |bytes| crl(&[bytes]),
     },
     Recogniser {
-        name: "certificates",
-        looks: |bytes| is_der(bytes) || (!bytes.starts_with(b"0") && certificates(bytes).is_ok()),
-        describe: |bytes| {
-            Ok(json!({"kind": "certificates", "certificates": describe_all(&certificates(bytes)?)?}))
-        },
+        name: "certificate",
+        looks: |bytes| signed_der(bytes) == Some(SignedDer::Certificate),
+        describe: |bytes| Ok(json!({"kind": "certificates", "certificates": describe_all(&[bytes])?})),
     },
     Recogniser {
-        name: "certificate table",
-        looks: |bytes| table::parse(bytes).is_ok_and(|entries| !entries.is_empty()),
-        describe: |bytes| certificate_table(&table::parse(bytes)?),
+        name: "ID block",
+        looks: |bytes| IdBlock::parse(bytes).is_ok(),
+        describe: documents::id_block,
     },
+    Recogniser {
+        name: "ID authentication",
+        looks: |bytes| IdAuth::parse(bytes).is_ok(),
+        describe: documents::id_auth,
+    },
+    Recogniser { name: "CoRIM", looks: Contents::recognises, describe: documents::corim },
+    Recogniser { name: "token (JWT)", looks: documents::looks_like_a_token, describe: documents::token },
+    Recogniser { name: "policy", looks: documents::looks_like_a_policy, describe: documents::toml_policy },
 ];
 
 fn describe(bytes: &[u8]) -> anyhow::Result<Value> {
@@ -128,58 +109,75 @@ fn hex_text(bytes: &[u8]) -> Option<Vec<u8>> {
     hex::decode(bytes.trim_ascii()).ok().filter(|bytes| !bytes.is_empty())
 }
 
-/// A SEQUENCE with a length of two bytes, as everything has that is DER here. The first byte alone is the digit 0, too.
-fn is_der(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0x30, 0x82])
-}
+const PEM_BEGIN: &[u8] = b"-----BEGIN ";
 
-/// Whether this is a JSON object with that key.
-fn has_json_key(bytes: &[u8], key: &str) -> bool {
-    let object = || serde_json::from_slice::<serde_json::Map<String, Value>>(bytes).ok();
-    bytes.trim_ascii_start().first() == Some(&b'{') && object().is_some_and(|object| object.contains_key(key))
-}
-
-fn report(report: &Report) -> Value {
-    let tcb = |version: TcbVersion| match report.product() {
-        Some(product) => json!(TcbClaims::new(version, product)),
-        None => json!({"raw": Hex(version.0)}),
+/// The right length, or about that and a version and the signature algorithm where a report has them.
+fn looks_like_a_report(bytes: &[u8]) -> bool {
+    let word = |at: usize| {
+        bytes.get(at..at + 4).map(|word| word.iter().rev().fold(0u32, |sum, &b| sum << 8 | u32::from(b)))
     };
-    json!({
-        "kind": "SEV-SNP attestation report (not verified)",
-        "version": report.version(),
-        "product": report.product(),
-        "cpuid": report.cpuid().map(|cpuid| cpuid.to_string()),
-        "signing_key": format!("{:?}", report.signing_key()),
-        "mask_chip_key": report.mask_chip_key(),
-        "author_key_en": report.author_key_en(),
-        "measurement": Hex(*report.measurement()),
-        "report_data": Hex(*report.report_data()),
-        "host_data": Hex(*report.host_data()),
-        "vmpl": report.vmpl(),
-        "guest_svn": report.guest_svn(),
-        "guest_policy": set_bits(report.guest_policy().0, cloister_attestation::snp::GuestPolicy::BITS),
-        "platform_info": set_bits(report.platform_info().0, cloister_attestation::snp::PlatformInfo::BITS),
-        "family_id": Hex(*report.family_id()),
-        "image_id": Hex(*report.image_id()),
-        "id_key_digest": Hex(*report.id_key_digest()),
-        "author_key_digest": Hex(*report.author_key_digest()),
-        "report_id": Hex(*report.report_id()),
-        "report_id_ma": Hex(*report.report_id_ma()),
-        "chip_id": Hex(*report.chip_id()),
-        "current_tcb": tcb(report.current_tcb()),
-        "reported_tcb": tcb(report.reported_tcb()),
-        "committed_tcb": tcb(report.committed_tcb()),
-        "launch_tcb": tcb(report.launch_tcb()),
-        "current_version": report.current_version(),
-        "committed_version": report.committed_version(),
-        "launch_mit_vector": report.launch_mit_vector().map(|bits| format!("{bits:#x}")),
-        "current_mit_vector": report.current_mit_vector().map(|bits| format!("{bits:#x}")),
-    })
+    let close = bytes.len().abs_diff(Report::BYTES) <= Report::BYTES / 2;
+    let reads = word(0).is_some_and(|version| (1..=16).contains(&version)) && word(0x34) == Some(1);
+    signed_der(bytes).is_none() && (bytes.len() == Report::BYTES || close && reads)
 }
 
-pub fn set_bits(value: u64, names: &[(&str, u32)]) -> String {
-    let set: Vec<_> = names.iter().filter(|(_, bit)| value >> bit & 1 != 0).map(|(name, _)| *name).collect();
-    format!("{value:#x} ({})", set.join(", "))
+fn looks_like_a_table(bytes: &[u8]) -> bool {
+    table::recognises(bytes) || table::parse(bytes).is_ok_and(|entries| !entries.is_empty())
+}
+
+/// Signed structures of X.509.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SignedDer {
+    Certificate,
+    Crl,
+}
+
+/// Which of them DER begins as: a sequence in a sequence, and in that the version, which certificates tag and CRLs do not.
+fn signed_der(bytes: &[u8]) -> Option<SignedDer> {
+    const SEQUENCE: u8 = 0x30;
+    let inside = |bytes: &[u8]| -> Option<usize> {
+        match bytes {
+            [SEQUENCE, 0..=0x7f, ..] => Some(2),
+            [SEQUENCE, long @ 0x81..=0x84, ..] => Some(2 + usize::from(long & 0x7f)),
+            _ => None,
+        }
+    };
+    let outer = bytes.get(inside(bytes)?..)?;
+    match outer.get(inside(outer)?..)? {
+        [0xa0, ..] => Some(SignedDer::Certificate),
+        [0x02, 0x01, 0x01, SEQUENCE, ..] => Some(SignedDer::Crl),
+        _ => None,
+    }
+}
+
+/// Certificates, CRLs, or both.
+fn pem(bytes: &[u8]) -> anyhow::Result<Value> {
+    match (certificates(bytes), crls(bytes)) {
+        (Ok(found), Ok(lists)) => {
+            let mut document = crl(&lists)?;
+            document["kind"] = "certificates and revocation lists (not verified)".into();
+            document["certificates"] = json!(describe_all(&found)?);
+            Ok(document)
+        }
+        (Ok(found), Err(_)) => Ok(json!({"kind": "certificates", "certificates": describe_all(&found)?})),
+        (Err(_), Ok(lists)) => crl(&lists),
+        (Err(error), Err(_)) => Err(error.into()),
+    }
+}
+
+/// What `verify --json` would print as its claims, and how it is signed.
+fn report(report: &Report) -> anyhow::Result<Value> {
+    let mut document = serde_json::to_value(ReportClaims::new(report, report.product()))?;
+    document["kind"] = "SEV-SNP attestation report (not verified)".into();
+    document["tee"] = "snp".into();
+    document["product"] = json!(report.product());
+    document["key_info"] = json!({
+        "raw": format!("{:#x}", report.key_info()),
+        "author_key_en": report.author_key_en(),
+        "mask_chip_key": report.mask_chip_key(),
+        "signing_key": report.signing_key().name(),
+    });
+    Ok(document)
 }
 
 pub fn describe_all(ders: &[impl AsRef<[u8]>]) -> anyhow::Result<Vec<Value>> {
@@ -193,7 +191,7 @@ pub fn certificate(certificate: &Certificate) -> Value {
         Ok(vek) => json!({
             "kind": kind,
             "product_name": vek.product_name,
-            "tcb": TcbClaims::new(vek.tcb, vek.product),
+            "tcb": TcbClaims::new(vek.tcb, Some(vek.product)),
             "hwid": vek.hwid.map(hex::encode),
             "csp_id": vek.csp_id,
         }),
@@ -228,7 +226,8 @@ pub fn crl(ders: &[impl AsRef<[u8]>]) -> anyhow::Result<Value> {
     Ok(json!({"kind": "certificate revocation list (not verified)", "lists": lists?}))
 }
 
-fn certificate_table(entries: &[table::Entry<'_>]) -> anyhow::Result<Value> {
+fn certificate_table(bytes: &[u8]) -> anyhow::Result<Value> {
+    let entries = table::parse(bytes)?;
     let entries = entries.iter().map(|entry| {
         let contents = certificates(entry.blob).map_err(anyhow::Error::from).and_then(|c| describe_all(&c));
         json!({
@@ -239,4 +238,68 @@ fn certificate_table(entries: &[table::Entry<'_>]) -> anyhow::Result<Value> {
         })
     });
     Ok(json!({"kind": "certificate table", "entries": entries.collect::<Vec<_>>()}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cloister_attestation::snp::table::{Entry, EntryKind, build};
+
+    /// The beginnings of what OpenSSL makes of a certificate and of a CRL.
+    const CERTIFICATE: &[u8] =
+        &[0x30, 0x82, 0x05, 0x00, 0x30, 0x82, 0x03, 0x00, 0xa0, 0x03, 0x02, 0x01, 0x02];
+    const CRL: &[u8] = &[0x30, 0x82, 0x03, 0x00, 0x30, 0x81, 0xf0, 0x02, 0x01, 0x01, 0x30, 0x41];
+
+    fn report(len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        (bytes[0], bytes[0x34]) = (3, 1);
+        bytes
+    }
+
+    #[test]
+    fn damaged_files_are_named_for_what_they_most_likely_are() {
+        let entries = [Entry { kind: EntryKind::VCEK, blob: b"vcek" }];
+        let table = build(&entries).unwrap();
+        let policy = b"vmpl = [0]\nmeasurement = [\n".to_vec();
+        for (bytes, parts) in [
+            (report(Report::BYTES - 1), &["SEV-SNP report", "1184 bytes; here are 1183"][..]),
+            (report(Report::BYTES + 1), &["SEV-SNP report", "here are 1185"]),
+            (vec![0; Report::BYTES], &["SEV-SNP report", "version 0"]),
+            (table[..30].to_vec(), &["certificate table", "does not end"]),
+            (table[..50].to_vec(), &["certificate table", "not inside"]),
+            (b"-----BEGIN CERTIFICATE-----\nAQ".to_vec(), &["PEM file", "an END line is missing"]),
+            (
+                b"-----BEGIN PRIVATE KEY-----\nAQID\n-----END PRIVATE KEY-----\n".to_vec(),
+                &["PEM file", "PRIVATE KEY"],
+            ),
+            (CERTIFICATE.to_vec(), &["certificate", "not an X.509 certificate"]),
+            (CRL.to_vec(), &["CRL", "not an X.509 CRL"]),
+            (b"\n {\"tcb_info\": 1}".to_vec(), &["JSON document", "TDX collateral"]),
+            (b"{\"tee\": \"snp\",".to_vec(), &["JSON document", "EOF"]),
+            (b"{\"inputs\": 1}".to_vec(), &["JSON document", "none of these", "reference value"]),
+            (b"{\"tee\": \"snp\", \"measurement\": \"00\"}".to_vec(), &["reference value", "missing field"]),
+            (b"{\"tee\": \"sgx\", \"measurement\": \"00\"}".to_vec(), &["reference value", "sgx"]),
+            (b" [ {\"tee\": \"snp\"}]".to_vec(), &["list of reference values", "missing field"]),
+            (b"[{".to_vec(), &["JSON document", "EOF"]),
+            (b"{\"vmpl\": \"0\"}".to_vec(), &["policy", "invalid type"]),
+            (policy, &["policy", "TOML parse error"]),
+            (b"[guest_policy]\ndebgu = \"allowed\"\n".to_vec(), &["policy", "debgu"]),
+            (b"eyJhbGciOiJFUzI1NiJ9.e30".to_vec(), &["token", "three parts"]),
+            (vec![0xd9, 0x01, 0xf5, 0xff], &["CoRIM"]),
+            (b"hello".to_vec(), &["none of these"]),
+            (vec![], &["none of these"]),
+        ] {
+            let message = format!("{:#}", describe(&bytes).unwrap_err());
+            assert!(parts.iter().all(|part| message.contains(part)), "{parts:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn no_beginning_of_anything_panics() {
+        for whole in [report(Report::BYTES), CERTIFICATE.to_vec(), CRL.to_vec(), b"{\"tee\": 1}".to_vec()] {
+            for len in 0..whole.len() {
+                let _ = describe(&whole[..len]);
+            }
+        }
+    }
 }

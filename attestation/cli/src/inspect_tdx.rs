@@ -1,6 +1,6 @@
 //! `inspect` for TDX: quotes, collateral and event logs. Nothing of it is verified.
 
-use cloister_attestation::snp::Hex;
+use cloister_attestation::snp::{BitsClaims, Hex};
 use cloister_attestation::tdx::{
     CollateralDocument, EnclaveLevel, EventLog, EventLogClaims, ExtendedClaims, Pck, QeIdentity, Quote,
     SignedText, TcbInfo, TdAttributes, TdReport, Xfam,
@@ -8,7 +8,7 @@ use cloister_attestation::tdx::{
 use cloister_attestation::x509::{Certificate, certificates};
 use serde_json::{Value, json};
 
-use crate::inspect::{certificate, crl, describe_all, set_bits};
+use crate::inspect::{certificate, crl, describe_all};
 
 /// What a quote says.
 pub fn quote(bytes: &[u8]) -> anyhow::Result<Value> {
@@ -48,8 +48,8 @@ fn report(report: &TdReport) -> Value {
         "mrseam": Hex(base.mrseam),
         "mrsignerseam": Hex(base.mrsignerseam),
         "seam_attributes": Hex(base.seam_attributes),
-        "td_attributes": set_bits(report.td_attributes().0, TdAttributes::BITS),
-        "xfam": set_bits(report.xfam().0, Xfam::BITS),
+        "td_attributes": BitsClaims::new(report.td_attributes().0, TdAttributes::BITS),
+        "xfam": BitsClaims::new(report.xfam().0, Xfam::BITS),
         "mrtd": Hex(base.mrtd),
         "rtmr0": rtmr0,
         "rtmr1": rtmr1,

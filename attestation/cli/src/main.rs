@@ -8,6 +8,7 @@ mod collateral;
 mod explain;
 mod id_block;
 mod inspect;
+mod inspect_documents;
 mod inspect_rom;
 mod inspect_tdx;
 mod measure;
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
         Command::Verify(verify) => verify::run(&verify).map(judged),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("cloister-attest: {error:#}");
+        eprintln!("cloister-attest: {}", output::error_text(&error));
         UNUSABLE.into()
     })
 }

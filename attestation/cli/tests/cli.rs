@@ -2,6 +2,8 @@
 
 mod common;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use common::{attest, codes, json, run, vectors, write};
 
 const NOW: &str = "2026-11-21T07:00:00Z";
@@ -69,6 +71,69 @@ fn what_speaks_against_evidence_is_named() {
         assert_eq!(codes(&verdict), expected, "{more:?}");
         assert_eq!(code, i32::from(!expected.is_empty()), "{more:?}");
     }
+}
+
+#[test]
+fn a_certificate_of_another_chip_does_not_hide_the_right_one() {
+    let Some(folder) = vectors("snp") else { return };
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (report, table) = (path("genoa-v3.report.bin"), path("genoa-v3.auxblob-certtable.bin"));
+    let vek = path("genoa-v5-siena.vcek.der");
+    let base = ["verify", "snp", "--json", "--at", NOW, "--report", &report, "--vek", &vek];
+    let (code, verdict) = run(&base);
+    assert!(code == 1 && codes(&verdict).contains(&"report-signature"), "{verdict}");
+    let (code, verdict) = run(&[&base[..], &["--cert-table", &table]].concat());
+    assert_eq!((code, codes(&verdict)), (0, vec![]));
+}
+
+#[test]
+fn a_policy_is_toml_or_json() {
+    let Some(folder) = vectors("snp") else { return };
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (report, vek) = (path("genoa-v5-siena.report.bin"), path("genoa-v5-siena.vcek.der"));
+    let temporary = tempfile::tempdir().unwrap();
+    let base = ["verify", "snp", "--json", "--at", NOW, "--report", &report, "--vek", &vek, "--policy"];
+    for (index, (policy, code, reasons)) in [
+        ("[tcb.genoa.max_reported]\nsnp = 22\n", 1, &["tcb-too-high"][..]),
+        (r#"{"tcb": {"genoa": {"max_reported": {"snp": 22}}}}"#, 1, &["tcb-too-high"]),
+        ("\n  {\"tcb\": {\"genoa\": {\"max_reported\": {\"snp\": 255}}}}\n", 0, &[]),
+        ("", 0, &[]),
+        ("{}", 0, &[]),
+        (r#"{"tcb": {"genoa": {"max_reported": {"snp": 256}}}}"#, 2, &[]),
+        ("{", 2, &[]),
+        ("max_guest_svn = -1", 2, &[]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = write(temporary.path(), &format!("policy{index}"), policy);
+        let (status, verdict) = run(&[&base[..], &[&file]].concat());
+        assert_eq!(status, code, "{policy}");
+        assert!(code == 2 || codes(&verdict) == reasons, "{policy}: {verdict}");
+    }
+}
+
+#[test]
+fn certificates_and_crls_may_be_in_one_file() {
+    let Some(folder) = vectors("snp") else { return };
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (report, vek) = (path("genoa-v5-siena.report.bin"), path("genoa-v5-siena.vcek.der"));
+    let crl = BASE64_STANDARD.encode(std::fs::read(path("crl/genoa-crl4.der")).unwrap());
+    let chain = std::fs::read_to_string(path("roots/ask_ark_genoa.pem")).unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let text = format!("-----BEGIN X509 CRL-----\n{crl}\n-----END X509 CRL-----\n{chain}");
+    let bundle = write(temporary.path(), "bundle.pem", text);
+    let chain_only = path("roots/ask_ark_genoa.pem");
+    let base = ["verify", "snp", "--json", "--at", NOW, "--report", &report, "--vek", &vek];
+    let with = |more: &[&str]| run(&[&base[..], more].concat());
+    let (code, verdict) = with(&["--chain", &bundle, "--crl", &bundle, "--trust-root", &bundle]);
+    assert_eq!((code, codes(&verdict)), (0, vec![]));
+    assert_eq!(verdict["claims"]["revocation"]["status"], "stale");
+    let (code, verdict) = with(&["--crl", &chain_only]);
+    assert_eq!((code, codes(&verdict)), (1, vec!["crl-malformed"]));
+    let (code, document) = run(&["inspect", "--json", &bundle]);
+    assert_eq!((code, document["kind"].as_str().unwrap().contains("and revocation")), (0, true));
+    assert!(document["lists"][0]["issuer"].is_string() && document["certificates"][1]["subject"].is_string());
 }
 
 #[test]
@@ -180,6 +245,33 @@ fn results_and_reference_values_are_written_for_other_tools() {
 }
 
 #[test]
+fn a_report_is_inspected_as_its_claims_would_be() {
+    let Some(folder) = vectors("snp") else { return };
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    for (name, vek, signing_key) in [
+        ("genoa-v5-siena", "vcek.der", "vcek"),
+        ("turin-v5", "vcek.pem", "vcek"),
+        ("milan-v3", "vcek.der", "vcek"),
+    ] {
+        let (report, vek) = (path(&format!("{name}.report.bin")), path(&format!("{name}.{vek}")));
+        let (_, verdict) = run(&["verify", "snp", "--json", "--at", NOW, "--report", &report, "--vek", &vek]);
+        let (code, document) = run(&["inspect", "--json", &report]);
+        let of_verification = ["endorsement_key", "trust_root", "revocation", "verified_at"];
+        let claims = verdict["claims"].as_object().unwrap();
+        for (key, claim) in claims.iter().filter(|(key, _)| !of_verification.contains(&key.as_str())) {
+            assert_eq!(&document[key], claim, "{name} {key}");
+        }
+        assert_eq!((code, document["key_info"]["signing_key"].as_str()), (0, Some(signing_key)));
+        assert_eq!(document.as_object().unwrap().len(), claims.len() - of_verification.len() + 2, "{name}");
+    }
+    let (_, document) = run(&["inspect", "--json", &path("milan-v3-vlek.report.bin")]);
+    assert_eq!(document["key_info"]["signing_key"], "vlek");
+    // Version 2 does not say which product its TCB versions are of.
+    let (_, document) = run(&["inspect", "--json", &path("milan-v2.report.bin")]);
+    assert!(document["product"].is_null() && document["tcb"]["current"].as_object().unwrap().len() == 1);
+}
+
+#[test]
 fn files_are_recognised() {
     let Some(folder) = vectors("") else { return };
     for (name, kind) in [
@@ -199,5 +291,51 @@ fn files_are_recognised() {
         let path = folder.join(name);
         let (code, document) = run(&["inspect", "--json", path.to_str().unwrap()]);
         assert_eq!((code, document["kind"].as_str()), (0, Some(kind)), "{name}");
+    }
+}
+
+#[test]
+fn what_the_program_writes_it_recognises() {
+    let Some(folder) = vectors("") else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let output = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let key = write(temporary.path(), "key.pem", ID_KEY);
+    let rom = folder.join("measure/ovmf_AmdSev_suffix.bin").to_str().unwrap().to_owned();
+    let (corim, signed, transcript) = (output("corim"), output("signed"), output("transcript"));
+    let (token, block, auth) = (output("token"), output("block"), output("auth"));
+    let digest = "ab".repeat(48);
+    let base = ["measure", "snp", "--json", "--firmware", &rom, "--corim"];
+    let (_, reference) = run(&[&base[..], &[&corim, "--transcript", &transcript]].concat());
+    assert_eq!(run(&[&base[..], &[&signed, "--sign-key", &key]].concat()).0, 0);
+    let id = ["id-block", "--measurement", &digest, "--id-key", &key, "--block", &block, "--auth", &auth];
+    assert_eq!(run(&id).0, 0);
+    let report = folder.join("snp/genoa-v5-siena.report.bin").to_str().unwrap().to_owned();
+    let verify =
+        ["verify", "snp", "--json", "--at", NOW, "--report", &report, "--ear", &token, "--sign-key", &key];
+    let (_, verdict) = run(&verify);
+    let (_, sev) = run(&["measure", "sev", "--json", "--firmware", &rom]);
+    let (_, each) = run(&["measure", "sev-es", "--json", "--firmware", &rom, "--cpus", "1-2"]);
+    let file = |name: &str, text: String| write(temporary.path(), name, text);
+    let policy = "vmpl = [0, 1]\n[tcb.genoa.reported]\nsnp = 23\n".to_owned();
+    let crl = std::fs::read_to_string(folder.join("snp/roots/ask_ark_genoa.pem")).unwrap();
+    for (path, kind, has) in [
+        (corim, "CoRIM (not verified)", "/measurements/measurement/0"),
+        (signed, "CoRIM (not verified)", "/measurements/measurement/0"),
+        (transcript, "launch transcript", "/transcript/launch_digest"),
+        (file("reference.json", format!("\n{reference}")), "reference value", "/value/measurement"),
+        (file("sev.json", sev.to_string()), "reference value", "/value/inputs/firmware"),
+        (file("each.json", each.to_string()), "reference values", "/values/1/cpus"),
+        (file("verdict.json", verdict.to_string()), "verdict (whoever wrote it)", "/verdict/reasons/0/code"),
+        (token, "EAT attestation result (not verified)", "/claims/submods"),
+        (block, "ID block (not compared with its signature)", "/guest_policy/smt"),
+        (auth, "ID authentication (not compared with an ID block)", "/id_key_digest"),
+        (file("policy.toml", policy), "policy", "/snp/tcb/genoa"),
+        (file("policy.json", r#"{"rtmr0": []}"#.into()), "policy", "/tdx/rtmr0"),
+        (file("chain.pem", crl), "certificates", "/certificates/1/subject"),
+    ] {
+        let (code, document) = run(&["inspect", "--json", &path]);
+        assert_eq!((code, document["kind"].as_str()), (0, Some(kind)), "{path}");
+        assert!(document.pointer(has).is_some(), "{has}: {document:#}");
+        assert_eq!(attest(&["inspect", &path]).status.code(), Some(0));
     }
 }

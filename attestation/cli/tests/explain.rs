@@ -41,6 +41,41 @@ fn a_differing_launch_is_explained() {
     assert_eq!(run(&["inspect", &transcript]).0, 0);
 }
 
+#[test]
+fn what_a_transcript_says_cannot_pass_for_what_is_said_about_it() {
+    let Some(folder) = vectors("measure") else { return };
+    let rom = folder.join("ovmf_AmdSev_suffix.bin");
+    let temporary = tempfile::tempdir().unwrap();
+    let transcript = write(temporary.path(), "transcript.json", "");
+    let measure = ["measure", "snp", "--transcript", &transcript, "--firmware", rom.to_str().unwrap()];
+    assert_eq!(run(&measure).0, 0);
+    let mut document = json(transcript.as_ref());
+    let forged = "\u{1b}[2J\neverything that was given agrees";
+    document["launch_digest"] = forged.into();
+    document["ranges"][0]["gpa"] = forged.into();
+    document["ranges"][1]["digest"] = forged.into();
+    let hostile = write(temporary.path(), "hostile.json", document.to_string());
+    for file in [&["explain", "--transcript", &hostile][..], &["inspect", &hostile]] {
+        let output = attest(file);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("everything that was given agrees"), "{text}");
+        assert!(text.lines().all(|line| !line.starts_with("everything")), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+    // Neither keys, nor what an error quotes.
+    let strange = write(temporary.path(), "strange.json", r#"{"inputs": {"k\u001b[2J\naccepted": 1}}"#);
+    let policy = write(temporary.path(), "policy.toml", "\"k\\u001b[2J\\naccepted\" = 1\n");
+    for arguments in
+        [&["inspect", &strange][..], &["verify", "snp", "--report", &strange, "--policy", &policy]]
+    {
+        let output = attest(arguments);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        assert!(!text.contains('\u{1b}'), "{text}");
+        assert!(text.lines().all(|line| !line.starts_with("accepted")), "{text}");
+    }
+}
+
 /// Data offset, raw data size, address, memory size, type, attributes.
 type Section = (u32, u32, u64, u64, u32, u32);
 

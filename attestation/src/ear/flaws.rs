@@ -82,9 +82,9 @@ impl Attested for tdx::Claims {
 
 impl Attested for snp::Claims {
     fn flaws(&self) -> Vec<Flaw> {
-        let policy = GuestPolicy(raw(&self.guest_policy.bits));
-        let provisional = self.firmware.current != self.firmware.committed
-            || self.tcb.current.raw != self.tcb.committed.raw;
+        let policy = GuestPolicy(raw(&self.report.guest_policy.bits));
+        let provisional = self.report.firmware.current != self.report.firmware.committed
+            || self.report.tcb.current.raw != self.report.tcb.committed.raw;
         present([
             (policy.debug(), Flaw::HostMayLook),
             (policy.migrate_ma(), Flaw::MayBeMoved),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::signing::tests::{p256_key, p384_key};
 
 fn context() -> EarContext {
     EarContext {
@@ -209,7 +210,7 @@ fn every_reason_of_a_policy_takes_something_away_and_no_other_leaves_anything() 
 #[test]
 fn an_independent_library_verifies_and_reads_the_token() {
     use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
-    let generate = |p384| if p384 { SigningKey::generate_p384() } else { SigningKey::generate_p256() };
+    let generate = |p384| if p384 { p384_key() } else { p256_key() };
     for (p384, algorithm) in [(false, Algorithm::ES256), (true, Algorithm::ES384)] {
         let key = generate(p384);
         let token = ear_jwt(&verdict(&[], true, &[]), &context(), &key).unwrap();
@@ -239,7 +240,7 @@ fn a_token_has_the_claims_that_the_draft_requires() {
 #[test]
 fn a_thumbprint_is_that_of_the_specification() {
     // The form of RFC 7638's example with a key on P-256: members in order, no white space.
-    let key = SigningKey::generate_p256();
+    let key = p256_key();
     let jwk = jose::jwk(&key);
     let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":{},"y":{}}}"#, jwk["x"], jwk["y"]);
     use sha2::Digest as _;

@@ -99,7 +99,7 @@ pub struct Explanation {
     pub findings: Vec<Finding>,
     /// Variations of the inputs that would be measured exactly so.
     pub would_match: Vec<String>,
-    /// What was not compared although it was given, and why.
+    /// What was not compared or checked although it was given, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// RTMR0 to RTMR3 as the event log leads to them, where there is one.

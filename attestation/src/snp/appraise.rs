@@ -5,9 +5,8 @@ use core::fmt;
 
 use super::authenticate::Authentic;
 use super::chain::Revocation;
-use super::policy::{AbiVersion, BitRule, Hex, Policy, RevocationRule, TcbMinimum, VekKind};
-use super::report::{FirmwareVersion, Report};
-use super::tcb::TcbVersion;
+use super::policy::{AbiVersion, BitRule, Hex, Policy, RevocationRule};
+use super::report::Report;
 use crate::verdict::{Code, Reasons};
 
 /// Compares an authentic report with `policy`; returns everything that the policy does not accept.
@@ -72,22 +71,39 @@ fn signer(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
     if !policy.signing_key.contains(&vek.kind) {
         reasons.push(Code::SigningKey, format!("a {} signed the report", vek.kind.name()));
     }
-    if let (VekKind::Vlek, Some(list), Some(id)) = (vek.kind, &policy.csp_id, &vek.csp_id)
-        && !list.contains(id)
-    {
-        reasons.push(Code::CspId, format!("the VLEK is that of {id:?}"));
+    match (&policy.csp_id, &vek.csp_id) {
+        (Some(_), None) => {
+            let message = format!("a {} signed the report, which is no provider's", vek.kind.name());
+            reasons.push(Code::CspId, message);
+        }
+        (Some(list), Some(id)) if !list.contains(id) => {
+            reasons.push(Code::CspId, format!("the {} is that of {id:?}", vek.kind.name()));
+        }
+        _ => {}
+    }
+}
+
+/// Refuses a value outside of its bounds, as far as there are any.
+fn within<T: PartialOrd + fmt::Display>(
+    reasons: &mut Reasons,
+    code: Code,
+    field: &str,
+    value: T,
+    (least, most): (Option<T>, Option<T>),
+) {
+    if let Some(least) = least.filter(|least| value < *least) {
+        reasons.push(code, format!("{field} is {value}, expected at least {least}"));
+    }
+    if let Some(most) = most.filter(|most| value > *most) {
+        reasons.push(code, format!("{field} is {value}, expected at most {most}"));
     }
 }
 
 fn guest(report: &Report, policy: &Policy, reasons: &mut Reasons) {
-    let at_least = |reasons: &mut Reasons, code, field: &str, value: u32, least: u32| {
-        if value < least {
-            reasons.push(code, format!("{field} is {value}, expected at least {least}"));
-        }
-    };
-    let least = policy.min_report_version;
-    at_least(reasons, Code::ReportVersion, "the report's version", report.version(), least);
-    at_least(reasons, Code::GuestSvn, "GUEST_SVN", report.guest_svn(), policy.min_guest_svn);
+    let bounds = (Some(policy.min_report_version), policy.max_report_version);
+    within(reasons, Code::ReportVersion, "the report's version", report.version(), bounds);
+    let bounds = (Some(policy.min_guest_svn), policy.max_guest_svn);
+    within(reasons, Code::GuestSvn, "GUEST_SVN", report.guest_svn(), bounds);
     if !policy.vmpl.contains(&report.vmpl()) {
         let message = format!("VMPL {} asked for the report, allowed are {:?}", report.vmpl(), policy.vmpl);
         reasons.push(Code::Vmpl, message);
@@ -106,11 +122,14 @@ fn guest(report: &Report, policy: &Policy, reasons: &mut Reasons) {
             _ => {}
         }
     }
-    let abi = AbiVersion { major: bits.abi_major(), minor: bits.abi_minor() };
-    if let Some(least) = policy.guest_policy.min_abi.filter(|least| abi < *least) {
-        let message = format!("the guest policy demands ABI {abi}, expected at least {least}");
-        reasons.push(Code::GuestPolicyAbi, message);
+    // The ABI's own demand, which no rule about unknown bits waives.
+    if !bits.has_must_be_one() {
+        let message = format!("the guest policy {:#x} clears bit 17, which must be one", bits.0);
+        reasons.push(Code::GuestPolicyRequired, message);
     }
+    let abi = AbiVersion { major: bits.abi_major(), minor: bits.abi_minor() };
+    let bounds = (policy.guest_policy.min_abi, policy.guest_policy.max_abi);
+    within(reasons, Code::GuestPolicyAbi, "the ABI that the guest policy demands", abi, bounds);
 }
 
 fn firmware(report: &Report, policy: &Policy, reasons: &mut Reasons) {
@@ -138,15 +157,17 @@ fn firmware(report: &Report, policy: &Policy, reasons: &mut Reasons) {
         );
         reasons.push(Code::FirmwareProvisional, message);
     }
-    let rules = [
-        ("current", current, policy.firmware.min_current),
-        ("committed", committed, policy.firmware.min_committed),
-    ];
-    for (name, version, least) in rules {
-        if let Some(least) = least.filter(|least: &FirmwareVersion| version < *least) {
-            let message = format!("the {name} firmware is {version}, expected at least {least}");
-            reasons.push(Code::FirmwareVersion, message);
-        }
+    // Provisional or not, nobody commits to firmware that has not run yet.
+    if committed > current {
+        let message = format!("the host has committed to firmware {committed}, above {current}, which runs");
+        reasons.push(Code::TcbOrder, message);
+    }
+    let rules = &policy.firmware;
+    for (field, version, bounds) in [
+        ("the current firmware", current, (rules.min_current, rules.max_current)),
+        ("the committed firmware", committed, (rules.min_committed, rules.max_committed)),
+    ] {
+        within(reasons, Code::FirmwareVersion, field, version, bounds);
     }
     mitigation(reasons, "launch", report.launch_mit_vector(), policy.mitigations.launch);
     mitigation(reasons, "current", report.current_mit_vector(), policy.mitigations.current);
@@ -186,24 +207,21 @@ fn tcb(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
         }
         return;
     };
-    let minima = [rules.reported, rules.committed, rules.current, rules.launch];
-    for ((name, version), minimum) in versions.into_iter().zip(minima) {
-        too_low(authentic, name, version, &minimum, reasons);
-    }
-}
-
-fn too_low(
-    authentic: &Authentic,
-    name: &str,
-    version: TcbVersion,
-    minimum: &TcbMinimum,
-    reasons: &mut Reasons,
-) {
-    for (part, least) in minimum.parts() {
-        let level = version.level(authentic.vek().product, part).unwrap_or_default();
-        if level < least {
-            let part = part.name();
-            reasons.push(Code::TcbTooLow, format!("{name} has {part} {level}, expected at least {least}"));
+    let bounds = [
+        (rules.reported, rules.max_reported),
+        (rules.committed, rules.max_committed),
+        (rules.current, rules.max_current),
+        (rules.launch, rules.max_launch),
+    ];
+    for ((name, version), (minimum, maximum)) in versions.into_iter().zip(bounds) {
+        let level = |part| version.level(product, part).unwrap_or_default();
+        for (part, least) in minimum.parts() {
+            let bounds = (Some(least), None);
+            within(reasons, Code::TcbTooLow, &format!("{name}'s {}", part.name()), level(part), bounds);
+        }
+        for (part, most) in maximum.parts() {
+            let bounds = (None, most);
+            within(reasons, Code::TcbTooHigh, &format!("{name}'s {}", part.name()), level(part), bounds);
         }
     }
 }

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::chain::{self, ChainInputs, Revocation};
+use super::chain::{self, ChainInputs, Issuers, Revocation};
 use super::policy::VekKind;
 use super::report::{Report, SigningKey};
 use super::roots::TrustRoots;
@@ -23,8 +23,10 @@ const MAX_CERTIFICATES: usize = 16;
 pub struct Evidence<'a> {
     /// The report, exactly as it was received.
     pub report: &'a [u8],
-    /// Certificates in any order and number, each item DER or PEM: at least the endorsement key's, unless the
-    /// table has it.
+    /// Certificates in any order, each item DER or PEM: at least the endorsement key's, unless the table has it. There may be
+    /// others: that of the key which signed the report is used, and of authorities one that is valid and not revoked. With the
+    /// table's, 16 at most: no evidence costs more signatures than that of each as a key of the report's, as an authority under
+    /// its root, and as a key under the (one or two) authorities that passed.
     pub certificates: &'a [&'a [u8]],
     /// The certificate table of an extended report.
     pub certificate_table: Option<&'a [u8]>,
@@ -164,29 +166,23 @@ pub fn authenticate_with(
     let crls = supplied_crls(collateral, &mut reasons);
     let authentic = report.and_then(|report| {
         let kind = signing_key(&report, &mut reasons)?;
-        let (position, vek) = find_vek(kind, &supplied, &mut reasons)?;
-        let certificate = supplied.get(position)?;
-        let product = check_product(&report, &vek, &mut reasons);
-        check_binding(&report, &vek, &mut reasons);
-        check_signature(&report, &vek, backend, &mut reasons);
-        let inputs = ChainInputs {
-            vek: certificate,
-            kind,
-            product,
-            others: &supplied,
-            roots,
-            crls: &crls,
-            time,
-            backend,
+        let candidates = find_veks(kind, &report, &supplied, backend, time, &mut reasons);
+        chain::check_supplied_roots(&supplied, roots, &mut reasons);
+        let inputs = ChainInputs { supplied: &supplied, roots, crls: &crls, time, backend };
+        let issuers = Issuers::new(kind, inputs);
+        let found = candidates.iter().find_map(|candidate| Some((candidate, candidate.chain(&issuers)?)));
+        let Some((Candidate { certificate, vek: Ok(vek), .. }, chain)) = found else {
+            let best = candidates.iter().min_by_key(|candidate| candidate.rank());
+            reasons.append(best.map(|best| best.faults(kind, &issuers)).unwrap_or_default());
+            return None;
         };
-        let chain = chain::check(&inputs, &mut reasons)?;
         let signer = VerifiedVek(Arc::new(Chain {
-            vek_certificate: certificate.clone(),
+            vek_certificate: (*certificate).clone(),
             intermediate: chain.intermediate.clone(),
             root: chain.root.clone(),
             revocation: chain.revocation,
             backend: *backend,
-            vek,
+            vek: vek.clone(),
         }));
         let (chip_id_masked, revocation) = (chip_id_masked(&report, kind), chain.revocation);
         Some(Authentic { report, signer, revocation, chip_id_masked, time })
@@ -194,6 +190,71 @@ pub fn authenticate_with(
     match authentic {
         Some(authentic) if reasons.is_empty() => Ok(authentic),
         _ => Err(reasons),
+    }
+}
+
+/// A certificate that may be that of the key which signed the report.
+struct Candidate<'a> {
+    certificate: &'a Certificate,
+    vek: Result<Vek, VekError>,
+    /// Whether its key did sign the report.
+    signed: bool,
+    /// What speaks against it, its issuer aside.
+    reasons: Reasons,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(
+        kind: VekKind,
+        certificate: &'a Certificate,
+        report: &Report,
+        backend: &Backend,
+        time: UnixTime,
+    ) -> Self {
+        let mut reasons = Reasons::default();
+        let vek = Vek::new(kind, certificate);
+        let signed = match &vek {
+            Ok(vek) => {
+                check_product(report, vek, &mut reasons);
+                check_binding(report, vek, &mut reasons);
+                let signed = check_signature(report, vek, backend, &mut reasons);
+                chain::check_leaf(certificate, time, &mut reasons);
+                signed
+            }
+            Err(error) => {
+                let code = match error {
+                    VekError::Product(_) => Code::ProductUnknown,
+                    VekError::Key => Code::CertificateProfile,
+                    _ => Code::VekExtensionMalformed,
+                };
+                reasons.push(code, format!("{}: {error}", kind.common_name()));
+                false
+            }
+        };
+        Self { certificate, vek, signed, reasons }
+    }
+
+    /// Its chain, if nothing speaks against it.
+    fn chain<'c>(&self, issuers: &Issuers<'c>) -> Option<chain::Chain<'c>> {
+        let vek = self.vek.as_ref().ok().filter(|_| self.reasons.is_empty())?;
+        issuers.chain(self.certificate, vek.product)
+    }
+
+    /// Where the reasons against it stand among those against others: whoever signed the report is meant, and of these the
+    /// one with the fewest faults. Among equals it is not the order that decides.
+    fn rank(&self) -> (bool, bool, usize, [u8; 32]) {
+        (!self.signed, self.vek.is_err(), self.reasons.iter().len(), self.certificate.fingerprint())
+    }
+
+    /// Everything that speaks against it.
+    fn faults(&self, kind: VekKind, issuers: &Issuers<'_>) -> Reasons {
+        let mut reasons = self.reasons.clone();
+        if let Ok(vek) = &self.vek
+            && issuers.chain(self.certificate, vek.product).is_none()
+        {
+            issuers.faults(self.certificate, vek.product, kind, &mut reasons);
+        }
+        reasons
     }
 }
 
@@ -227,43 +288,54 @@ fn supplied_crls(collateral: &Collateral<'_>, reasons: &mut Reasons) -> Vec<Crl>
     supplied
 }
 
+/// MASK_CHIP_KEY means that the VCEK is not used in attestation (56860, SNP_CONFIG), and that the firmware writes zeros instead
+/// of a signature (7.3). It is the chip's key that is masked: a signature by a VLEK beside the flag is judged as what it is.
 fn signing_key(report: &Report, reasons: &mut Reasons) -> Option<VekKind> {
-    if report.mask_chip_key() {
-        reasons.push(Code::ReportUnsigned, "the host masks the chip's key (KEY_INFO.MASK_CHIP_KEY)");
-        return None;
-    }
-    match report.signing_key() {
-        SigningKey::Vcek => return Some(VekKind::Vcek),
-        SigningKey::Vlek => return Some(VekKind::Vlek),
+    let kind = match report.signing_key() {
+        SigningKey::Vcek => VekKind::Vcek,
+        SigningKey::Vlek => VekKind::Vlek,
         SigningKey::None => {
-            reasons.push(Code::ReportUnsigned, "no key signed the report (KEY_INFO.SIGNING_KEY)")
+            reasons.push(Code::ReportUnsigned, "no key signed the report (KEY_INFO.SIGNING_KEY)");
+            return None;
         }
         SigningKey::Unknown(key) => {
             reasons.push(Code::SigningKeyUnknown, format!("KEY_INFO.SIGNING_KEY is {key}"));
+            return None;
         }
+    };
+    if report.mask_chip_key() && (kind == VekKind::Vcek || !report.has_signature()) {
+        reasons.push(Code::ReportUnsigned, "the host masks the chip's key (KEY_INFO.MASK_CHIP_KEY)");
+        return None;
     }
-    None
+    Some(kind)
 }
 
-/// The endorsement key's certificate is the first of its name.
-fn find_vek(kind: VekKind, supplied: &[Certificate], reasons: &mut Reasons) -> Option<(usize, Vek)> {
+/// Every certificate with the name of an endorsement key of this kind, each once: no more than [`MAX_CERTIFICATES`], at one
+/// signature each.
+fn find_veks<'a>(
+    kind: VekKind,
+    report: &Report,
+    supplied: &'a [Certificate],
+    backend: &Backend,
+    time: UnixTime,
+    reasons: &mut Reasons,
+) -> Vec<Candidate<'a>> {
     let name = kind.common_name();
-    let Some(position) = supplied.iter().position(|certificate| certificate.common_name() == name) else {
+    let mut candidates: Vec<Candidate<'a>> = Vec::new();
+    for certificate in supplied.iter().filter(|certificate| certificate.common_name() == name) {
+        if !candidates.iter().any(|other| other.certificate == certificate) {
+            candidates.push(Candidate::new(kind, certificate, report, backend, time));
+        }
+    }
+    if candidates.is_empty() {
         reasons
             .push(Code::VekMissing, format!("a {} signed the report, and no {name} was given", kind.name()));
-        return None;
-    };
-    match Vek::new(kind, supplied.get(position)?) {
-        Ok(vek) => return Some((position, vek)),
-        Err(error @ VekError::Product(_)) => reasons.push(Code::ProductUnknown, format!("{name}: {error}")),
-        Err(error @ VekError::Key) => reasons.push(Code::CertificateProfile, format!("{name}: {error}")),
-        Err(error) => reasons.push(Code::VekExtensionMalformed, format!("{name}: {error}")),
     }
-    None
+    candidates
 }
 
 /// The signed CPUID decides which product it is; version 2 has none, there the certificate does.
-fn check_product(report: &Report, vek: &Vek, reasons: &mut Reasons) -> Product {
+fn check_product(report: &Report, vek: &Vek, reasons: &mut Reasons) {
     match (report.cpuid(), report.product()) {
         (Some(cpuid), None) => {
             let message = format!("family/model/stepping {cpuid} is no product that is known here");
@@ -275,7 +347,6 @@ fn check_product(report: &Report, vek: &Vek, reasons: &mut Reasons) -> Product {
         }
         _ => {}
     }
-    vek.product
 }
 
 /// The certificate must be for this chip at this TCB, and no other.
@@ -295,8 +366,9 @@ fn check_binding(report: &Report, vek: &Vek, reasons: &mut Reasons) {
     }
 }
 
-fn check_signature(report: &Report, vek: &Vek, backend: &Backend, reasons: &mut Reasons) {
-    match vek.signed(report, backend) {
+fn check_signature(report: &Report, vek: &Vek, backend: &Backend, reasons: &mut Reasons) -> bool {
+    let signed = vek.signed(report, backend);
+    match signed {
         Some(true) => {}
         Some(false) => {
             let message = format!("the report's signature is not by this {}", vek.kind.name());
@@ -304,4 +376,5 @@ fn check_signature(report: &Report, vek: &Vek, backend: &Backend, reasons: &mut 
         }
         None => reasons.push(Code::SignatureMalformed, "r or s is zero or no scalar of P-384"),
     }
+    signed == Some(true)
 }

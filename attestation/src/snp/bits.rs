@@ -61,9 +61,14 @@ impl GuestPolicy {
         self.0 as u8
     }
 
-    /// Bits that no one here knows, or that contradict the ABI.
+    /// Whether bit 17 is one, as the ABI demands of every guest policy.
+    pub const fn has_must_be_one(self) -> bool {
+        self.0 & Self::MUST_BE_ONE != 0
+    }
+
+    /// Bits that no one here knows.
     pub const fn unknown(self) -> u64 {
-        (self.0 ^ Self::MUST_BE_ONE) & (!Self::DEFINED | Self::MUST_BE_ONE)
+        self.0 & !Self::DEFINED
     }
 }
 
@@ -116,11 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn unknown_bits_are_those_beyond_the_abi_and_a_missing_must_be_one() {
+    fn unknown_bits_are_those_beyond_the_abi() {
         assert_eq!(GuestPolicy(0x3ffffff).unknown(), 0);
         assert_eq!(GuestPolicy(0x2_0000).unknown(), 0);
-        assert_eq!(GuestPolicy(0).unknown(), 0x2_0000);
-        assert_eq!(GuestPolicy(0x402_0000).unknown(), 0x400_0000);
+        assert_eq!(GuestPolicy(0x400_0000).unknown(), 0x400_0000);
+        for (policy, has) in [(0, false), (0x3_0000, true), (!0x2_0000, false), (u64::MAX, true)] {
+            assert_eq!(GuestPolicy(policy).has_must_be_one(), has, "{policy:#x}");
+        }
         assert_eq!((PlatformInfo(0xff).unknown(), PlatformInfo(0x100).unknown()), (0, 0x100));
         assert_eq!((GuestPolicy(0x1_1f).abi_major(), GuestPolicy(0x1_1f).abi_minor()), (1, 0x1f));
     }

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::OnceCell;
 
 use serde::Serialize;
 
@@ -55,14 +56,8 @@ impl Revocation {
 
 /// What the checks of a chain have to go by.
 pub(super) struct ChainInputs<'a> {
-    /// Whose certificate is to be believed.
-    pub vek: &'a Certificate,
-    /// Of which kind it is.
-    pub kind: VekKind,
-    /// Of which product it must be.
-    pub product: Product,
-    /// Everything else that came with the evidence.
-    pub others: &'a [Certificate],
+    /// Everything that came with the evidence.
+    pub supplied: &'a [Certificate],
     /// What is trusted.
     pub roots: &'a TrustRoots,
     /// What the root revoked, according to whoever gave these.
@@ -72,11 +67,101 @@ pub(super) struct ChainInputs<'a> {
     pub backend: &'a Backend,
 }
 
-/// A chain that ends in a trusted root, if no reason was noted beside it.
+/// Authorities up to a trusted root.
+#[derive(Clone, Copy)]
 pub(super) struct Chain<'a> {
     pub intermediate: &'a Certificate,
     pub root: &'a Certificate,
     pub revocation: Revocation,
+}
+
+/// The authorities that may have issued keys of one kind: those that came with the evidence, then those that are known here.
+///
+/// Several may have one name, and one key: an expired one and its successor, or a forgery. Each is judged by itself and
+/// at most once, so that strangers' certificates cost one signature of a root's each, however many keys' certificates
+/// there are; and only those without a fault are asked whether they signed a key's certificate.
+pub(super) struct Issuers<'a> {
+    inputs: ChainInputs<'a>,
+    candidates: Vec<Issuer<'a>>,
+}
+
+struct Issuer<'a> {
+    certificate: &'a Certificate,
+    product: Product,
+    judged: OnceCell<(Reasons, Option<Chain<'a>>)>,
+}
+
+/// The product for which this is the name of the authority that issues keys of this kind.
+fn authority_product(kind: VekKind, name: &str) -> Option<Product> {
+    Product::by_name(name.strip_prefix(match kind {
+        VekKind::Vcek => "SEV-",
+        VekKind::Vlek => "SEV-VLEK-",
+    })?)
+}
+
+impl<'a> Issuers<'a> {
+    pub fn new(kind: VekKind, inputs: ChainInputs<'a>) -> Self {
+        let mut candidates: Vec<Issuer<'a>> = Vec::new();
+        for certificate in inputs.supplied.iter().chain(inputs.roots.intermediates()) {
+            let known = || candidates.iter().any(|other| other.certificate == certificate);
+            if let Some(product) = authority_product(kind, certificate.common_name())
+                && !known()
+            {
+                candidates.push(Issuer { certificate, product, judged: OnceCell::new() });
+            }
+        }
+        Self { inputs, candidates }
+    }
+
+    /// Those that the certificate of a key of `product` can mean.
+    fn named<'s>(&'s self, vek: &'s Certificate, product: Product) -> impl Iterator<Item = &'s Issuer<'a>> {
+        self.candidates
+            .iter()
+            .filter(move |issuer| issuer.product == product && vek.names_issuer(issuer.certificate))
+    }
+
+    fn judged<'s>(&self, issuer: &'s Issuer<'a>) -> &'s (Reasons, Option<Chain<'a>>) {
+        issuer.judged.get_or_init(|| {
+            let mut reasons = Reasons::default();
+            let chain = check_authorities(&self.inputs, issuer, &mut reasons);
+            (reasons, chain)
+        })
+    }
+
+    /// The first chain to a trusted root that nothing speaks against.
+    pub fn chain(&self, vek: &Certificate, product: Product) -> Option<Chain<'a>> {
+        self.named(vek, product).find_map(|issuer| {
+            let (reasons, chain) = self.judged(issuer);
+            let signed = || vek.verify_signed_by(issuer.certificate, self.inputs.backend).is_ok();
+            chain.filter(|_| reasons.is_empty() && signed())
+        })
+    }
+
+    /// Why there is no [`chain`](Self::chain): what is wrong with the authority that did sign the certificate, or that none did.
+    pub fn faults(&self, vek: &Certificate, product: Product, kind: VekKind, reasons: &mut Reasons) {
+        let mut mismatch = None;
+        let signed = self.named(vek, product).filter(|issuer| {
+            let signed = vek.verify_signed_by(issuer.certificate, self.inputs.backend);
+            mismatch = mismatch.or(signed.err());
+            signed.is_ok()
+        });
+        let fewest = signed
+            .map(|issuer| (&self.judged(issuer).0, issuer.certificate.fingerprint()))
+            .min_by_key(|(faults, fingerprint)| (faults.iter().len(), *fingerprint));
+        match (fewest, mismatch) {
+            (Some((faults, _)), _) => reasons.append(faults.clone()),
+            (None, Some(error)) => {
+                let message = format!("the endorsement key's certificate: {error}");
+                reasons.push(Code::CertificateSignature, message);
+            }
+            (None, None) => {
+                let name = intermediate_name(kind, product);
+                let message =
+                    format!("there is no {name} that the endorsement key's certificate names as issuer");
+                reasons.push(Code::IntermediateMissing, message);
+            }
+        }
+    }
 }
 
 /// The common name of the authority that issues keys of this kind.
@@ -87,24 +172,26 @@ fn intermediate_name(kind: VekKind, product: Product) -> String {
     }
 }
 
-/// Checks the chain; every check that can be made is made.
-pub(super) fn check<'a>(inputs: &ChainInputs<'a>, reasons: &mut Reasons) -> Option<Chain<'a>> {
-    check_leaf(inputs, reasons);
-    check_supplied_roots(inputs, reasons);
-    let intermediate = find_intermediate(inputs, reasons)?;
+/// Checks an intermediate and what is above it; every check that can be made is made.
+fn check_authorities<'a>(
+    inputs: &ChainInputs<'a>,
+    issuer: &Issuer<'a>,
+    reasons: &mut Reasons,
+) -> Option<Chain<'a>> {
+    let intermediate = issuer.certificate;
     check_window("intermediate", intermediate, inputs.time, reasons);
     if let Err(error) = intermediate.check_authority(0) {
         reasons.push(Code::CertificateProfile, format!("{}: {error}", intermediate.common_name()));
     }
-    let root = find_root(inputs, intermediate, reasons)?;
+    let root = find_root(inputs, issuer, reasons)?;
     check_window("root", root, inputs.time, reasons);
     let revocation = check_revocation(inputs, root, intermediate, reasons);
     Some(Chain { intermediate, root, revocation })
 }
 
-fn check_leaf(inputs: &ChainInputs<'_>, reasons: &mut Reasons) {
-    let vek = inputs.vek;
-    check_window("endorsement key", vek, inputs.time, reasons);
+/// Checks what an endorsement key's certificate says of itself.
+pub(super) fn check_leaf(vek: &Certificate, time: UnixTime, reasons: &mut Reasons) {
+    check_window("endorsement key", vek, time, reasons);
     if vek.is_authority() {
         reasons.push(Code::CertificateProfile, "the endorsement key's certificate is that of an authority");
     }
@@ -140,70 +227,42 @@ fn check_window(role: &str, certificate: &Certificate, time: UnixTime, reasons: 
 }
 
 /// A root that comes with the evidence proves nothing; one that nobody trusts is somebody's forgery.
-fn check_supplied_roots(inputs: &ChainInputs<'_>, reasons: &mut Reasons) {
-    let supplied = inputs.others.iter().filter(|certificate| root_product(certificate).is_some());
-    for root in supplied.filter(|root| !inputs.roots.roots().contains(root)) {
+pub(super) fn check_supplied_roots(supplied: &[Certificate], roots: &TrustRoots, reasons: &mut Reasons) {
+    let supplied = supplied.iter().filter(|certificate| root_product(certificate).is_some());
+    for root in supplied.filter(|root| !roots.roots().contains(root)) {
         let name = root.common_name();
         reasons
             .push(Code::RootUntrusted, format!("the evidence brings its own {name}, which is not trusted"));
     }
 }
 
-/// The first of `candidates` whose key signed `subject`, or the reason why there is none.
-fn issuer_of<'a>(
-    subject: &Certificate,
-    candidates: Vec<&'a Certificate>,
-    backend: &Backend,
-) -> Result<&'a Certificate, Missing> {
-    let mut first_error = None;
-    for candidate in candidates {
-        match subject.verify_signed_by(candidate, backend) {
-            Ok(()) => return Ok(candidate),
-            Err(error) => first_error = first_error.or(Some(error)),
-        }
-    }
-    Err(first_error.map_or(Missing::NoCandidate, Missing::Signature))
-}
-
-enum Missing {
-    NoCandidate,
-    Signature(crate::x509::SignatureError),
-}
-
-fn find_intermediate<'a>(inputs: &ChainInputs<'a>, reasons: &mut Reasons) -> Option<&'a Certificate> {
-    let name = intermediate_name(inputs.kind, inputs.product);
-    let all = inputs.others.iter().chain(inputs.roots.intermediates());
-    let fits = |c: &&Certificate| c.common_name() == name && inputs.vek.names_issuer(c);
-    match issuer_of(inputs.vek, all.filter(fits).collect(), inputs.backend) {
-        Ok(intermediate) => return Some(intermediate),
-        Err(Missing::NoCandidate) => {
-            let message =
-                format!("there is no {name} that the endorsement key's certificate names as issuer");
-            reasons.push(Code::IntermediateMissing, message);
-        }
-        Err(Missing::Signature(error)) => {
-            reasons.push(Code::CertificateSignature, format!("the endorsement key's certificate: {error}"));
-        }
-    }
-    None
-}
-
+/// The trusted root that signed the intermediate; of several with one key, one that is valid now.
 fn find_root<'a>(
     inputs: &ChainInputs<'a>,
-    intermediate: &Certificate,
+    issuer: &Issuer<'_>,
     reasons: &mut Reasons,
 ) -> Option<&'a Certificate> {
-    let fits =
-        |root: &&Certificate| root_product(root) == Some(inputs.product) && intermediate.names_issuer(root);
-    match issuer_of(intermediate, inputs.roots.roots().iter().filter(fits).collect(), inputs.backend) {
-        Ok(root) => return Some(root),
-        Err(Missing::NoCandidate) => {
-            let any = inputs.roots.roots().iter().any(|root| root_product(root) == Some(inputs.product));
-            let hint = if any { "" } else { "; none for this product is trusted at all" };
-            let message = format!("no trusted root for {} is the issuer of its chain{hint}", inputs.product);
+    let (intermediate, product) = (issuer.certificate, issuer.product);
+    let of_product = || inputs.roots.roots().iter().filter(|root| root_product(root) == Some(product));
+    let mut mismatch = None;
+    let mut signers = of_product().filter(|root| intermediate.names_issuer(root)).filter(|root| {
+        let signed = intermediate.verify_signed_by(root, inputs.backend);
+        mismatch = mismatch.or(signed.err());
+        signed.is_ok()
+    });
+    let first = signers.next();
+    let valid = |root: &&Certificate| (root.not_before()..=root.not_after()).contains(&inputs.time);
+    if let Some(root) = first.into_iter().chain(signers).find(valid).or(first) {
+        return Some(root);
+    }
+    match mismatch {
+        None => {
+            let hint =
+                if of_product().next().is_some() { "" } else { "; none for this product is trusted at all" };
+            let message = format!("no trusted root for {product} is the issuer of its chain{hint}");
             reasons.push(Code::RootUntrusted, message);
         }
-        Err(Missing::Signature(error)) => {
+        Some(error) => {
             let message = format!("{} under the trusted root: {error}", intermediate.common_name());
             reasons.push(Code::CertificateSignature, message);
         }

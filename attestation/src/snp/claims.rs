@@ -6,6 +6,7 @@ use alloc::string::String;
 use serde::Serialize;
 
 use super::authenticate::Authentic;
+use super::bits::{GuestPolicy, PlatformInfo};
 use super::chain::Revocation;
 use super::policy::{Hex, VekKind};
 use super::report::{Cpuid, FirmwareVersion, Report};
@@ -25,6 +26,20 @@ pub struct Claims {
     #[cfg_attr(feature = "schema", schemars(extend("const" = "snp")))]
     pub tee: &'static str,
     pub product: Product,
+    #[serde(flatten)]
+    pub report: ReportClaims,
+    pub endorsement_key: VekClaims,
+    pub trust_root: RootClaims,
+    pub revocation: Revocation,
+    /// The time that everything was checked at.
+    pub verified_at: UnixTime,
+}
+
+/// What a report says, whoever made it.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub struct ReportClaims {
     pub report_version: u32,
     pub measurement: Hex<48>,
     pub report_data: Hex<64>,
@@ -47,11 +62,6 @@ pub struct Claims {
     pub tcb: TcbVersionsClaims,
     pub firmware: FirmwareClaims,
     pub mitigations: MitigationClaims,
-    pub endorsement_key: VekClaims,
-    pub trust_root: RootClaims,
-    pub revocation: Revocation,
-    /// The time that everything was checked at.
-    pub verified_at: UnixTime,
 }
 
 /// Bits with their raw value.
@@ -63,6 +73,15 @@ pub struct BitsClaims {
     pub raw: String,
     #[serde(flatten)]
     pub bits: Bits,
+}
+
+impl BitsClaims {
+    /// `value`, whose bits have these names and numbers.
+    pub fn new(value: u64, names: &[(&'static str, u32)]) -> Self {
+        let set = |bit| value.checked_shr(bit).is_some_and(|bits| bits & 1 != 0);
+        let bits = names.iter().map(|&(name, bit)| (name, set(bit))).collect();
+        Self { raw: alloc::format!("{value:#x}"), bits }
+    }
 }
 
 /// The guest policy.
@@ -83,15 +102,16 @@ pub struct GuestPolicyClaims {
 pub struct TcbClaims {
     /// The eight bytes as they lie in the report.
     pub raw: Hex<8>,
-    /// The parts that the product has.
+    /// The parts that the product has; none where it is not known.
     #[serde(flatten)]
     pub parts: BTreeMap<&'static str, u8>,
 }
 
 impl TcbClaims {
     /// `version` as `product` reads it.
-    pub fn new(version: TcbVersion, product: Product) -> Self {
-        let named = version.parts(product).filter(|(part, _)| !matches!(part, TcbPart::Reserved(_)));
+    pub fn new(version: TcbVersion, product: Option<Product>) -> Self {
+        let parts = product.map(|product| version.parts(product)).into_iter().flatten();
+        let named = parts.filter(|(part, _)| !matches!(part, TcbPart::Reserved(_)));
         Self { raw: Hex(version.0), parts: named.map(|(part, level)| (part.name(), level)).collect() }
     }
 }
@@ -154,36 +174,11 @@ pub struct RootClaims {
 impl Authentic {
     /// What the report says, now to be believed.
     pub fn claims(&self) -> Claims {
-        let report = &self.report;
         let vek = self.signer.certificate();
         Claims {
             tee: "snp",
             product: self.vek().product,
-            report_version: report.version(),
-            measurement: Hex(*report.measurement()),
-            report_data: Hex(*report.report_data()),
-            host_data: Hex(*report.host_data()),
-            vmpl: report.vmpl(),
-            guest_svn: report.guest_svn(),
-            guest_policy: guest_policy(report),
-            platform_info: platform_info(report),
-            family_id: Hex(*report.family_id()),
-            image_id: Hex(*report.image_id()),
-            id_key_digest: Hex(*report.id_key_digest()),
-            author_key_digest: report.author_key_en().then(|| Hex(*report.author_key_digest())),
-            report_id: Hex(*report.report_id()),
-            report_id_ma: Hex(*report.report_id_ma()),
-            chip_id: Some(Hex(*report.chip_id())).filter(|id| id.0 != [0; 64]),
-            cpuid: report.cpuid(),
-            tcb: tcb_versions(report, self.vek().product),
-            firmware: FirmwareClaims {
-                current: report.current_version(),
-                committed: report.committed_version(),
-            },
-            mitigations: MitigationClaims {
-                launch: report.launch_mit_vector().map(|bits| alloc::format!("{bits:#x}")),
-                current: report.current_mit_vector().map(|bits| alloc::format!("{bits:#x}")),
-            },
+            report: ReportClaims::new(&self.report, Some(self.vek().product)),
             endorsement_key: VekClaims {
                 kind: self.vek().kind,
                 product_name: self.vek().product_name.clone(),
@@ -202,24 +197,45 @@ impl Authentic {
     }
 }
 
-fn guest_policy(report: &Report) -> GuestPolicyClaims {
-    let policy = report.guest_policy();
-    let bits = super::GuestPolicy::BITS.iter().map(|&(name, bit)| (name, policy.bit(bit))).collect();
-    let (abi_major, abi_minor) = (policy.abi_major(), policy.abi_minor());
-    GuestPolicyClaims {
-        bits: BitsClaims { raw: alloc::format!("{:#x}", policy.0), bits },
-        abi_major,
-        abi_minor,
+impl ReportClaims {
+    /// What `report` says, whose TCB versions are of `product`.
+    pub fn new(report: &Report, product: Option<Product>) -> Self {
+        let policy = report.guest_policy();
+        Self {
+            report_version: report.version(),
+            measurement: Hex(*report.measurement()),
+            report_data: Hex(*report.report_data()),
+            host_data: Hex(*report.host_data()),
+            vmpl: report.vmpl(),
+            guest_svn: report.guest_svn(),
+            guest_policy: GuestPolicyClaims {
+                bits: BitsClaims::new(policy.0, GuestPolicy::BITS),
+                abi_major: policy.abi_major(),
+                abi_minor: policy.abi_minor(),
+            },
+            platform_info: BitsClaims::new(report.platform_info().0, PlatformInfo::BITS),
+            family_id: Hex(*report.family_id()),
+            image_id: Hex(*report.image_id()),
+            id_key_digest: Hex(*report.id_key_digest()),
+            author_key_digest: report.author_key_en().then(|| Hex(*report.author_key_digest())),
+            report_id: Hex(*report.report_id()),
+            report_id_ma: Hex(*report.report_id_ma()),
+            chip_id: Some(Hex(*report.chip_id())).filter(|id| id.0 != [0; 64]),
+            cpuid: report.cpuid(),
+            tcb: tcb_versions(report, product),
+            firmware: FirmwareClaims {
+                current: report.current_version(),
+                committed: report.committed_version(),
+            },
+            mitigations: MitigationClaims {
+                launch: report.launch_mit_vector().map(|bits| alloc::format!("{bits:#x}")),
+                current: report.current_mit_vector().map(|bits| alloc::format!("{bits:#x}")),
+            },
+        }
     }
 }
 
-fn platform_info(report: &Report) -> BitsClaims {
-    let info = report.platform_info();
-    let bits = super::PlatformInfo::BITS.iter().map(|&(name, bit)| (name, info.bit(bit))).collect();
-    BitsClaims { raw: alloc::format!("{:#x}", info.0), bits }
-}
-
-fn tcb_versions(report: &Report, product: Product) -> TcbVersionsClaims {
+fn tcb_versions(report: &Report, product: Option<Product>) -> TcbVersionsClaims {
     let claims = |version| TcbClaims::new(version, product);
     TcbVersionsClaims {
         current: claims(report.current_tcb()),

@@ -115,6 +115,12 @@ impl IdBlock {
         }
     }
 
+    /// Reads a block, if it is of the version that is defined.
+    pub fn parse(bytes: &[u8]) -> Result<Self, IdBlockError> {
+        let block = Self::read_from_bytes(bytes).map_err(|_| IdBlockError::Unknown)?;
+        if block.version.get() == Self::VERSION { Ok(block) } else { Err(IdBlockError::Unknown) }
+    }
+
     /// GUEST_SVN of the guest's reports.
     pub fn guest_svn(&self) -> u32 {
         self.guest_svn.get()
@@ -141,6 +147,20 @@ impl IdBlock {
 }
 
 impl IdAuth {
+    /// Reads an authentication, if its algorithms and curves are those that are defined.
+    pub fn parse(bytes: &[u8]) -> Result<Self, IdBlockError> {
+        let auth = Self::read_from_bytes(bytes).map_err(|_| IdBlockError::Unknown)?;
+        if auth.is_known() { Ok(auth) } else { Err(IdBlockError::Unknown) }
+    }
+
+    fn is_known(&self) -> bool {
+        let known = |algorithm: U32, key: &PublicKey| {
+            algorithm.get() == ALGORITHM_ECDSA_P384 && key.curve.get() == CURVE_P384
+        };
+        known(self.id_key_algo, &self.id_key)
+            && (!self.has_author() || known(self.auth_key_algo, &self.author_key))
+    }
+
     /// Whether an author key vouches for the ID key (AUTH_KEY_EN of SNP_LAUNCH_FINISH).
     pub fn has_author(&self) -> bool {
         self.auth_key_algo.get() != 0
@@ -158,12 +178,7 @@ impl IdAuth {
 
     /// Checks what the secure processor checks of `block` and this at SNP_LAUNCH_FINISH, the digest and policy aside.
     pub fn verify(&self, block: &IdBlock, backend: &Backend) -> Result<(), IdBlockError> {
-        let known = |algorithm: U32, key: &PublicKey| {
-            algorithm.get() == ALGORITHM_ECDSA_P384 && key.curve.get() == CURVE_P384
-        };
-        let author_known = !self.has_author() || known(self.auth_key_algo, &self.author_key);
-        if block.version.get() != IdBlock::VERSION || !known(self.id_key_algo, &self.id_key) || !author_known
-        {
+        if block.version.get() != IdBlock::VERSION || !self.is_known() {
             return Err(IdBlockError::Unknown);
         }
         if !self.id_key.signed(backend, block.as_bytes(), &self.id_block_sig) {
@@ -238,6 +253,7 @@ pub fn key_digest(key: &SigningKey) -> Result<[u8; 48], IdBlockError> {
 mod tests {
     use super::*;
     use crate::signature::RUSTCRYPTO;
+    use crate::signing::tests::{p256_key, p384_key};
 
     fn block() -> IdBlock {
         IdBlock::new([1; 48], [2; 16], [3; 16], 4, GuestPolicy(0x30000))
@@ -253,7 +269,7 @@ mod tests {
 
     #[test]
     fn signatures_hold_for_what_was_signed_only() {
-        let (id, author) = (SigningKey::generate_p384(), SigningKey::generate_p384());
+        let (id, author) = (p384_key(), p384_key());
         for author in [None, Some(&author)] {
             let auth = block().sign(&id, author).unwrap();
             assert_eq!(auth.verify(&block(), &RUSTCRYPTO), Ok(()));
@@ -266,7 +282,7 @@ mod tests {
 
     #[test]
     fn damage_is_named() {
-        let (id, author) = (SigningKey::generate_p384(), SigningKey::generate_p384());
+        let (id, author) = (p384_key(), p384_key());
         let auth = block().sign(&id, Some(&author)).unwrap();
         for (at, error) in [
             (0, IdBlockError::Unknown),
@@ -288,7 +304,7 @@ mod tests {
 
     #[test]
     fn keys_on_other_curves_are_refused() {
-        let (small, big) = (SigningKey::generate_p256(), SigningKey::generate_p384());
+        let (small, big) = (p256_key(), p384_key());
         assert_eq!(block().sign(&small, None).map(drop), Err(IdBlockError::Curve));
         assert_eq!(block().sign(&big, Some(&small)).map(drop), Err(IdBlockError::Curve));
         assert_eq!(key_digest(&small), Err(IdBlockError::Curve));

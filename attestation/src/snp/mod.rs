@@ -49,11 +49,11 @@ pub use self::{
     appraise::appraise,
     authenticate::{Authentic, Collateral, Evidence, VerifiedVek, authenticate, authenticate_with},
     chain::Revocation,
-    claims::{BitsClaims, Claims, RootClaims, TcbClaims},
+    claims::{BitsClaims, Claims, GuestPolicyClaims, ReportClaims, RootClaims, TcbClaims},
     id_block::{IdAuth, IdBlock, IdBlockError, key_digest},
     policy::{
         AbiVersion, BitRule, FirmwareRules, GuestPolicyRules, Hex, MitigationRules, PlatformInfoRules,
-        Policy, RevocationRule, TcbMinimum, TcbRules, VekKind,
+        Policy, RevocationRule, TcbMaximum, TcbMinimum, TcbRules, UnknownBitRule, VekKind,
     },
     roots::{RootError, TrustRoots},
     vek::{Vek, VekError},

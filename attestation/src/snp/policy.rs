@@ -24,6 +24,9 @@
 //! snp = 23
 //! microcode = 84
 //!
+//! [tcb.genoa.max_reported]         # maxima; where they are the minima, exactly that
+//! snp = 23
+//!
 //! [firmware]
 //! min_committed = "1.55.39"
 //! ```
@@ -121,6 +124,27 @@ pub enum BitRule {
     Required,
 }
 
+/// What bits may be that have no meaning here. That one of them must be set nobody can want.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownBitRule {
+    /// They must be clear.
+    #[default]
+    Forbidden,
+    /// Either.
+    Allowed,
+}
+
+impl From<UnknownBitRule> for BitRule {
+    fn from(rule: UnknownBitRule) -> Self {
+        match rule {
+            UnknownBitRule::Forbidden => Self::Forbidden,
+            UnknownBitRule::Allowed => Self::Allowed,
+        }
+    }
+}
+
 /// Whether a CRL is needed.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,7 +158,7 @@ pub enum RevocationRule {
 }
 
 macro_rules! bit_rules {
-    ($(#[$doc:meta])* $type:ident of $bits:ident { $($name:ident: $default:ident,)* } $($(#[$extra_doc:meta])* $extra:ident: $extra_type:ty)?) => {
+    ($(#[$doc:meta])* $type:ident of $bits:ident { $($name:ident: $default:ident,)* } $($(#[$extra_doc:meta])* $extra:ident: $extra_type:ty;)*) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -142,13 +166,13 @@ macro_rules! bit_rules {
         pub struct $type {
             $(#[doc = concat!("Default: ", stringify!($default), ".")] pub $name: BitRule,)*
             /// Bits that are not known here. Default: Forbidden.
-            pub unknown: BitRule,
-            $($(#[$extra_doc])* pub $extra: $extra_type,)?
+            pub unknown: $crate::snp::UnknownBitRule,
+            $($(#[$extra_doc])* pub $extra: $extra_type,)*
         }
 
         impl Default for $type {
             fn default() -> Self {
-                Self { $($name: BitRule::$default,)* unknown: BitRule::Forbidden, $($extra: Default::default(),)? }
+                Self { $($name: BitRule::$default,)* unknown: Default::default(), $($extra: Default::default(),)* }
             }
         }
 
@@ -156,7 +180,7 @@ macro_rules! bit_rules {
             /// Every bit with its name, its value in `bits`, and its rule.
             pub fn rules(&self, bits: $bits) -> impl Iterator<Item = (&'static str, bool, BitRule)> {
                 let unknown = bits.unknown() != 0;
-                [$((stringify!($name), bits.$name(), self.$name),)* ("unknown", unknown, self.unknown)].into_iter()
+                [$((stringify!($name), bits.$name(), self.$name),)* ("unknown", unknown, self.unknown.into())].into_iter()
             }
         }
     };
@@ -176,7 +200,9 @@ bit_rules! {
         page_swap_disable: Allowed,
     }
     /// Least `major.minor` of the firmware ABI that the guest policy must demand.
-    min_abi: Option<AbiVersion>
+    min_abi: Option<AbiVersion>;
+    /// Greatest `major.minor` of the firmware ABI that the guest policy may demand.
+    max_abi: Option<AbiVersion>;
 }
 
 bit_rules! {
@@ -261,7 +287,33 @@ impl TcbMinimum {
     }
 }
 
-/// Minima for each TCB version in a report.
+/// The greatest level of each part of a TCB version; absent, any.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct TcbMaximum {
+    pub fmc: Option<u8>,
+    pub bootloader: Option<u8>,
+    pub tee: Option<u8>,
+    pub snp: Option<u8>,
+    pub microcode: Option<u8>,
+}
+
+impl TcbMaximum {
+    /// The maxima by part.
+    pub const fn parts(&self) -> [(TcbPart, Option<u8>); 5] {
+        [
+            (TcbPart::Fmc, self.fmc),
+            (TcbPart::Bootloader, self.bootloader),
+            (TcbPart::Tee, self.tee),
+            (TcbPart::Snp, self.snp),
+            (TcbPart::Microcode, self.microcode),
+        ]
+    }
+}
+
+/// Minima and maxima for each TCB version in a report. A part for which both are the same must be exactly that.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -274,17 +326,29 @@ pub struct TcbRules {
     pub current: TcbMinimum,
     /// For LAUNCH_TCB: what ran when the guest was launched.
     pub launch: TcbMinimum,
+    /// Maxima for REPORTED_TCB.
+    pub max_reported: TcbMaximum,
+    /// Maxima for COMMITTED_TCB.
+    pub max_committed: TcbMaximum,
+    /// Maxima for CURRENT_TCB.
+    pub max_current: TcbMaximum,
+    /// Maxima for LAUNCH_TCB.
+    pub max_launch: TcbMaximum,
 }
 
-/// Least versions of the SEV-SNP firmware, as `major.minor.build`.
+/// Least and greatest versions of the SEV-SNP firmware, as `major.minor.build`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FirmwareRules {
-    /// Of the firmware that runs.
+    /// Least of the firmware that runs.
     pub min_current: Option<FirmwareVersion>,
-    /// Of the firmware that the host has committed to.
+    /// Greatest of the firmware that runs.
+    pub max_current: Option<FirmwareVersion>,
+    /// Least of the firmware that the host has committed to.
     pub min_committed: Option<FirmwareVersion>,
+    /// Greatest of the firmware that the host has committed to.
+    pub max_committed: Option<FirmwareVersion>,
 }
 
 /// Mitigations that must be in place, as bits of the mitigation vectors (reports of version 5).
@@ -298,7 +362,8 @@ pub struct MitigationRules {
     pub current: u64,
 }
 
-/// The whole policy. A list that is absent allows everything; an empty list allows nothing.
+/// The whole policy. An optional list that is absent allows everything, `signing_key` and `vmpl` have defaults; an empty list
+/// allows nothing.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -324,7 +389,7 @@ pub struct Policy {
     pub report_id_ma: Option<Vec<Hex<32>>>,
     /// Allowed chips.
     pub chip_id: Option<Vec<Hex<64>>>,
-    /// Allowed providers of VLEKs, exactly as the certificate names them; VCEKs are not concerned.
+    /// Allowed providers of VLEKs, exactly as the certificate names them; a VCEK, which is no provider's, is refused.
     pub csp_id: Option<Vec<String>>,
     /// Allowed products.
     pub product: Option<Vec<Product>>,
@@ -334,8 +399,12 @@ pub struct Policy {
     pub vmpl: Vec<u32>,
     /// Least version of the report. Default: 2.
     pub min_report_version: u32,
+    /// Greatest version of the report. Default: any that is known here.
+    pub max_report_version: Option<u32>,
     /// Least version of the guest. Default: 0.
     pub min_guest_svn: u32,
+    /// Greatest version of the guest. Default: any.
+    pub max_guest_svn: Option<u32>,
     /// Whether a VCEK's report may hide its chip. Default: no.
     pub allow_masked_chip_id: bool,
     /// Whether the host may run firmware that it has not committed to and could roll back. Default: no.
@@ -346,11 +415,11 @@ pub struct Policy {
     pub guest_policy: GuestPolicyRules,
     /// Rules for the platform.
     pub platform_info: PlatformInfoRules,
-    /// Least firmware versions.
+    /// Least and greatest firmware versions.
     pub firmware: FirmwareRules,
     /// Required mitigations.
     pub mitigations: MitigationRules,
-    /// Least TCB versions by product. With any listed, the others are refused.
+    /// Least and greatest TCB versions by product. With any listed, the others are refused.
     #[cfg_attr(feature = "schema", schemars(extend("propertyNames" = {"enum": Product::ALL})))]
     pub tcb: BTreeMap<Product, TcbRules>,
 }
@@ -373,7 +442,9 @@ impl Default for Policy {
             signing_key: Vec::from([VekKind::Vcek, VekKind::Vlek]),
             vmpl: Vec::from([0]),
             min_report_version: 2,
+            max_report_version: None,
             min_guest_svn: 0,
+            max_guest_svn: None,
             allow_masked_chip_id: false,
             allow_provisional_firmware: false,
             revocation: RevocationRule::IfGiven,
@@ -387,10 +458,17 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// What nobody decides if not this policy: without the first two, *some* guest is behind the report.
+    /// What nobody decides if not this policy: without the first and `report_data`, *some* guest is behind the report.
+    ///
+    /// Who pins the key that signed the guest's ID block, or its author, has decided what runs: the secure processor launches only
+    /// the measurement of the block that the key signed. Which of that key's guests, old ones included, is then for
+    /// `min_guest_svn`.
     pub fn unchecked(&self) -> Vec<&'static str> {
+        let by_measurement = self.measurement.is_some();
+        let by_key = self.id_key_digest.is_some() || self.author_key_digest.is_some();
         let open = [
-            ("measurement", self.measurement.is_none()),
+            ("measurement", !by_measurement && !by_key),
+            ("min_guest_svn", !by_measurement && by_key && self.min_guest_svn == 0),
             ("report_data", self.report_data.is_none()),
             ("tcb", self.tcb.is_empty()),
             ("revocation", self.revocation == RevocationRule::IfGiven),
@@ -418,6 +496,8 @@ mod tests {
             r#"{"report_data": "zz"}"#,
             r#"{"guest_policy": {"debgu": "forbidden"}}"#,
             r#"{"guest_policy": {"debug": "maybe"}}"#,
+            r#"{"guest_policy": {"unknown": "required"}}"#,
+            r#"{"platform_info": {"unknown": "required"}}"#,
             r#"{"guest_policy": {"min_abi": "1"}}"#,
             r#"{"firmware": {"min_current": "1.300.0"}}"#,
             r#"{"tcb": {"rome": {}}}"#,
@@ -425,6 +505,26 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<Policy>(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_left_open_is_named() {
+        let always = ["report_data", "tcb", "revocation"];
+        for (document, open) in [
+            ("{}", &["measurement"][..]),
+            (r#"{"measurement": []}"#, &[]),
+            (r#"{"id_key_digest": []}"#, &["min_guest_svn"]),
+            (r#"{"author_key_digest": [], "min_guest_svn": 1}"#, &[]),
+            (r#"{"id_key_digest": [], "min_guest_svn": 1}"#, &[]),
+            (r#"{"id_key_digest": [], "measurement": []}"#, &[]),
+            (r#"{"family_id": [], "image_id": [], "min_guest_svn": 1}"#, &["measurement"]),
+        ] {
+            let policy: Policy = serde_json::from_str(document).unwrap();
+            assert_eq!(policy.unchecked(), [open, &always].concat(), "{document}");
+        }
+        let rest = r#"{"measurement": [], "tcb": {"milan": {}}, "revocation": "required"}"#;
+        let policy: Policy = serde_json::from_str(rest).unwrap();
+        assert_eq!(policy.unchecked(), ["report_data"]);
     }
 
     #[test]

@@ -107,6 +107,18 @@ pub struct FirmwareVersion {
     pub build: u8,
 }
 
+impl SigningKey {
+    /// Its name in documents; the ABI has none for the others.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Vcek => Some("vcek"),
+            Self::Vlek => Some("vlek"),
+            Self::None => Some("none"),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for FirmwareVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.build)
@@ -196,6 +208,11 @@ impl Report {
         (self.version() >= 3).then_some(Cpuid { family, model, stepping })
     }
 
+    /// KEY_INFO, whole.
+    pub fn key_info(&self) -> u32 {
+        self.key_info.get()
+    }
+
     /// KEY_INFO.SIGNING_KEY.
     pub fn signing_key(&self) -> SigningKey {
         match (self.key_info.get() >> 2) & 7 {
@@ -211,9 +228,14 @@ impl Report {
         self.key_info.get() & 1 != 0
     }
 
-    /// KEY_INFO.MASK_CHIP_KEY: the signature is zero instead of one by the VCEK.
+    /// KEY_INFO.MASK_CHIP_KEY: the VCEK is not used, and the signature is zero instead.
     pub fn mask_chip_key(&self) -> bool {
         self.key_info.get() & 2 != 0
+    }
+
+    /// Whether there is anything where the signature is.
+    pub fn has_signature(&self) -> bool {
+        [&self.signature_r, &self.signature_s].into_iter().flatten().any(|&byte| byte != 0)
     }
 
     /// The signature's `r` and `s`, big-endian; `None` where they are wider than P-384's scalars.
@@ -373,8 +395,10 @@ mod tests {
     #[test]
     fn a_signature_is_little_endian_and_no_wider_than_its_curve() {
         let mut bytes = report(3);
+        assert!(!Report::parse(&bytes).unwrap().has_signature());
         bytes[0x2a0] = 1;
         bytes[0x2a0 + 72] = 2;
+        assert!(Report::parse(&bytes).unwrap().has_signature());
         let (r, s) = Report::parse(&bytes).unwrap().signature().unwrap();
         assert_eq!((r[47], s[47]), (1, 2));
         for high in [0x2a0 + 48, 0x2a0 + 71, 0x2a0 + 72 + 48] {

@@ -109,6 +109,11 @@ pub struct Entry<'a> {
     pub blob: &'a [u8],
 }
 
+/// Whether bytes begin with an entry of a known kind. They need not be a table for that.
+pub fn recognises(bytes: &[u8]) -> bool {
+    EntryKind::ref_from_prefix(bytes).is_ok_and(|(kind, _)| kind.name().is_some())
+}
+
 /// Reads a certificate table.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Entry<'_>>, TableError> {
     if bytes.len() > MAX_BYTES {
@@ -186,6 +191,7 @@ mod tests {
         for count in 0..=entries.len() {
             let table = build(&entries[..count]).unwrap();
             assert_eq!(parse(&table).unwrap(), &entries[..count]);
+            assert_eq!(recognises(&table), count > 0);
         }
         assert_eq!(EntryKind::VCEK.to_string(), "63da758d-e664-4564-adc5-f4b93be8accd");
         let table = build(&entries).unwrap();

@@ -28,21 +28,28 @@ const CSP_ID: ObjectIdentifier = oid("1.3.6.1.4.1.3704.1.5");
 const EC_PUBLIC_KEY: ObjectIdentifier = oid("1.2.840.10045.2.1");
 const SECP384R1: ObjectIdentifier = oid("1.3.132.0.34");
 
-/// The extension of a TCB part, and whether a certificate without it is refused.
-const fn spl_extension(part: TcbPart) -> (ObjectIdentifier, bool) {
+/// The extension of a TCB part.
+const fn spl_extension(part: TcbPart) -> ObjectIdentifier {
     match part {
-        TcbPart::Bootloader => (oid("1.3.6.1.4.1.3704.1.3.1"), true),
-        TcbPart::Tee => (oid("1.3.6.1.4.1.3704.1.3.2"), true),
-        TcbPart::Snp => (oid("1.3.6.1.4.1.3704.1.3.3"), true),
-        TcbPart::Reserved(4) => (oid("1.3.6.1.4.1.3704.1.3.4"), false),
-        TcbPart::Reserved(5) => (oid("1.3.6.1.4.1.3704.1.3.5"), false),
-        TcbPart::Reserved(6) => (oid("1.3.6.1.4.1.3704.1.3.6"), false),
-        TcbPart::Reserved(7) => (oid("1.3.6.1.4.1.3704.1.3.7"), false),
+        TcbPart::Bootloader => oid("1.3.6.1.4.1.3704.1.3.1"),
+        TcbPart::Tee => oid("1.3.6.1.4.1.3704.1.3.2"),
+        TcbPart::Snp => oid("1.3.6.1.4.1.3704.1.3.3"),
+        TcbPart::Reserved(4) => oid("1.3.6.1.4.1.3704.1.3.4"),
+        TcbPart::Reserved(5) => oid("1.3.6.1.4.1.3704.1.3.5"),
+        TcbPart::Reserved(6) => oid("1.3.6.1.4.1.3704.1.3.6"),
+        TcbPart::Reserved(7) => oid("1.3.6.1.4.1.3704.1.3.7"),
         // No reserved part has this one: a level that is not zero is never met.
-        TcbPart::Reserved(_) => (oid("1.3.6.1.4.1.3704.1.3.0"), false),
-        TcbPart::Microcode => (oid("1.3.6.1.4.1.3704.1.3.8"), true),
-        TcbPart::Fmc => (oid("1.3.6.1.4.1.3704.1.3.9"), true),
+        TcbPart::Reserved(_) => oid("1.3.6.1.4.1.3704.1.3.0"),
+        TcbPart::Microcode => oid("1.3.6.1.4.1.3704.1.3.8"),
+        TcbPart::Fmc => oid("1.3.6.1.4.1.3704.1.3.9"),
     }
+}
+
+/// Whether a certificate for `product` without the extension of `part` is refused. Structure version 0 has an extension for
+/// every byte of the TCB version, those that are nobody's yet included. Of version 1 that is known only for the parts that
+/// have a name; a reserved one without an extension is taken as level zero.
+const fn spl_needed(part: TcbPart, product: Product) -> bool {
+    struct_version(product) == 0 || !matches!(part, TcbPart::Reserved(_))
 }
 
 /// Why a certificate cannot be an endorsement key's.
@@ -134,10 +141,9 @@ const fn struct_version(product: Product) -> u8 {
 fn tcb(certificate: &Certificate, product: Product) -> Result<TcbVersion, VekError> {
     let mut tcb = TcbVersion([0; 8]);
     for (level, &part) in tcb.0.iter_mut().zip(product.tcb_layout()) {
-        let (oid, needed) = spl_extension(part);
-        match certificate.extension(oid) {
+        match certificate.extension(spl_extension(part)) {
             Some(value) => *level = u8::from_der(value).map_err(|_| VekError::Value(part.name()))?,
-            None if needed => return Err(VekError::Missing(part.name())),
+            None if spl_needed(part, product) => return Err(VekError::Missing(part.name())),
             None => {}
         }
     }

@@ -1,4 +1,4 @@
-//! DER or PEM, told apart by looking; PEM may hold several objects.
+//! DER or PEM, told apart by looking; PEM may hold several objects, certificates and CRLs beside each other.
 
 use alloc::borrow::Cow;
 use alloc::string::String;
@@ -40,14 +40,17 @@ pub enum PemError {
     TooMany,
 }
 
-/// The certificates in `bytes`, as DER.
+const CERTIFICATE: &str = "CERTIFICATE";
+const CRL: &str = "X509 CRL";
+
+/// The certificates in `bytes`, as DER. CRLs beside them are left to [`crls`].
 pub fn certificates(bytes: &[u8]) -> Result<Vec<Cow<'_, [u8]>>, PemError> {
-    objects(bytes, "CERTIFICATE")
+    objects(bytes, CERTIFICATE)
 }
 
-/// The CRLs in `bytes`, as DER.
+/// The CRLs in `bytes`, as DER. Certificates beside them are left to [`certificates`].
 pub fn crls(bytes: &[u8]) -> Result<Vec<Cow<'_, [u8]>>, PemError> {
-    objects(bytes, "X509 CRL")
+    objects(bytes, CRL)
 }
 
 fn objects<'a>(bytes: &'a [u8], expected: &'static str) -> Result<Vec<Cow<'a, [u8]>>, PemError> {
@@ -61,27 +64,34 @@ fn objects<'a>(bytes: &'a [u8], expected: &'static str) -> Result<Vec<Cow<'a, [u
     // Some tables pad their PEM with NULs.
     let text = core::str::from_utf8(bytes).map_err(|_| PemError::Encoding)?.trim_end_matches('\0');
     let mut objects = Vec::new();
+    let (mut count, mut other) = (0, None);
     let mut rest = text;
     while let Some((_, after)) = rest.split_once("-----BEGIN ") {
         let (label, after) = after.split_once("-----").ok_or(PemError::Pem("a BEGIN line does not end"))?;
         let (body, after) = after.split_once("-----END ").ok_or(PemError::Pem("an END line is missing"))?;
         let (end, after) = after.split_once("-----").ok_or(PemError::Pem("an END line does not end"))?;
-        if label != expected {
-            return Err(PemError::Label { found: label.chars().take(64).collect(), expected });
+        let wrong = || PemError::Label { found: label.chars().take(64).collect(), expected };
+        if ![CERTIFICATE, CRL].contains(&label) {
+            return Err(wrong());
         }
         if end != label {
             return Err(PemError::Pem("BEGIN and END differ"));
         }
-        if objects.len() == MAX_OBJECTS {
+        if count == MAX_OBJECTS {
             return Err(PemError::TooMany);
+        }
+        count = count.saturating_add(1);
+        rest = after;
+        if label != expected {
+            other = other.or(Some(wrong()));
+            continue;
         }
         let mut digits = Vec::with_capacity(body.len());
         body.split_ascii_whitespace().for_each(|line| digits.extend_from_slice(line.as_bytes()));
         let der = STANDARD.decode(digits).map_err(|_| PemError::Pem("its text is not base64"))?;
         objects.push(Cow::Owned(der));
-        rest = after;
     }
-    if objects.is_empty() { Err(PemError::Encoding) } else { Ok(objects) }
+    if objects.is_empty() { Err(other.unwrap_or(PemError::Encoding)) } else { Ok(objects) }
 }
 
 #[cfg(test)]
@@ -96,6 +106,19 @@ mod tests {
         assert_eq!(certificates(ONE.as_bytes()).unwrap(), [vec![1, 2, 3]]);
         assert_eq!(certificates(format!("# two\r\n{ONE}{ONE}\0").as_bytes()).unwrap().len(), 2);
         assert_eq!(crls(b"-----BEGIN X509 CRL-----AQID-----END X509 CRL-----").unwrap(), [vec![1, 2, 3]]);
+    }
+
+    #[test]
+    fn of_certificates_and_crls_in_one_file_each_is_found() {
+        let crl = ONE.replace("CERTIFICATE", "X509 CRL").replace("AQID", "BAUG");
+        for file in [format!("{ONE}{crl}"), format!("{crl}{ONE}"), format!("{crl}# and\n{ONE}")] {
+            assert_eq!(certificates(file.as_bytes()).unwrap(), [vec![1, 2, 3]]);
+            assert_eq!(crls(file.as_bytes()).unwrap(), [vec![4, 5, 6]]);
+        }
+        let key = ONE.replace("CERTIFICATE", "PRIVATE KEY");
+        let label = PemError::Label { found: "PRIVATE KEY".into(), expected: "CERTIFICATE" };
+        assert_eq!(certificates(format!("{ONE}{key}").as_bytes()), Err(label));
+        assert_eq!(certificates(format!("{}{crl}", ONE.repeat(16)).as_bytes()), Err(PemError::TooMany));
     }
 
     #[test]

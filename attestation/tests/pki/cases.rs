@@ -1,7 +1,10 @@
 //! Every way to be wrong, one at a time, and the reasons that evidence is refused for then.
 
+mod policy;
+
 use cloister_attestation::snp::{
-    BitRule, FirmwareVersion, Hex, Product, RevocationRule, TcbMinimum, TcbRules, VekKind,
+    BitRule, FirmwareVersion, Hex, Product, RevocationRule, TcbMaximum, TcbMinimum, TcbRules, UnknownBitRule,
+    VekKind,
 };
 
 use super::*;
@@ -76,6 +79,14 @@ const SIGNATURE: &[Case] = &[
     ("signed by another key", |s| s.report_signer = 2, &["report-signature"]),
     ("no key signed", |s| s.report[0x48] = 7 << 2, &["report-unsigned"]),
     ("chip key masked", |s| s.report[0x48] = 2, &["report-unsigned"]),
+    (
+        "chip key masked and nothing signed",
+        |s| {
+            s.report[0x48] = 2;
+            s.signature = Some([0; 144]);
+        },
+        &["report-unsigned"],
+    ),
     ("unknown key signed", |s| s.report[0x48] = 3 << 2, &["signing-key-unknown"]),
     ("VLEK claimed, VCEK given", |s| s.report[0x48] = 1 << 2, &["vek-missing"]),
     ("no VEK given", |s| s.send_vek = false, &["vek-missing"]),
@@ -310,131 +321,6 @@ const CRL: &[Case] = &[
     ),
 ];
 
-const POLICY: &[Case] = &[
-    ("debug", |s| s.report[0x0a] |= 8, &["guest-policy-forbidden"]),
-    ("migration agent", |s| s.report[0x0a] |= 4, &["guest-policy-forbidden"]),
-    ("CXL", |s| s.report[0x0a] |= 0x20, &["guest-policy-forbidden"]),
-    ("unknown guest policy bit", |s| s.report[0x0f] |= 0x80, &["guest-policy-forbidden"]),
-    ("bit 17 of the guest policy clear", |s| s.report[0x0a] &= !2, &["guest-policy-forbidden"]),
-    ("SMT forbidden", |s| s.policy.guest_policy.smt = BitRule::Forbidden, &["guest-policy-forbidden"]),
-    (
-        "single socket required",
-        |s| s.policy.guest_policy.single_socket = BitRule::Required,
-        &["guest-policy-required"],
-    ),
-    (
-        "ABI too low",
-        |s| {
-            s.policy = serde_json::from_str(r#"{"guest_policy": {"min_abi": "1.51"}}"#).unwrap();
-            s.set(0x08, &[50, 1]);
-        },
-        &["guest-policy-abi"],
-    ),
-    ("unknown platform bit", |s| s.report[0x41] = 1, &["platform-info-forbidden"]),
-    (
-        "SMT machine forbidden",
-        |s| s.policy.platform_info.smt_en = BitRule::Forbidden,
-        &["platform-info-forbidden"],
-    ),
-    (
-        "alias check required",
-        |s| {
-            s.policy.platform_info.alias_check_complete = BitRule::Required;
-            s.report[0x40] &= !0x20;
-        },
-        &["platform-info-required"],
-    ),
-    ("VMPL 1", |s| s.report[0x30] = 1, &["vmpl"]),
-    ("guest SVN", |s| s.policy.min_guest_svn = 1, &["guest-svn"]),
-    ("report version", |s| s.policy.min_report_version = 6, &["report-version"]),
-    ("measurement", |s| s.policy.measurement = Some(vec![Hex([0; 48])]), &["measurement"]),
-    ("no measurement allowed", |s| s.policy.measurement = Some(vec![]), &["measurement"]),
-    ("report data", |s| s.policy.report_data = Some(Hex([0; 64])), &["report-data"]),
-    ("end of report data", |s| s.report[0x8f] ^= 1, &[]),
-    ("host data", |s| s.policy.host_data = Some(vec![Hex([1; 32])]), &["host-data"]),
-    ("family ID", |s| s.policy.family_id = Some(vec![Hex([1; 16])]), &["family-id"]),
-    ("image ID", |s| s.policy.image_id = Some(vec![Hex([1; 16])]), &["image-id"]),
-    ("ID key", |s| s.policy.id_key_digest = Some(vec![Hex([1; 48])]), &["id-key-digest"]),
-    (
-        "author key",
-        |s| {
-            s.report[0x48] |= 1;
-            s.policy.author_key_digest = Some(vec![Hex([1; 48])]);
-        },
-        &["author-key-digest"],
-    ),
-    ("no author key", |s| s.policy.author_key_digest = Some(vec![Hex([0; 48])]), &["author-key-digest"]),
-    ("report ID", |s| s.policy.report_id = Some(vec![Hex([1; 32])]), &["report-id"]),
-    ("report ID of the agent", |s| s.policy.report_id_ma = Some(vec![Hex([1; 32])]), &["report-id-ma"]),
-    ("chip", |s| s.policy.chip_id = Some(vec![Hex([1; 64])]), &["chip-id"]),
-    ("chip masked", |s| s.set(0x1a0, &[0; 64]), &["chip-id-masked"]),
-    (
-        "chip masked and allowed",
-        |s| {
-            s.set(0x1a0, &[0; 64]);
-            s.policy.allow_masked_chip_id = true;
-        },
-        &[],
-    ),
-    ("no product allowed", |s| s.policy.product = Some(vec![]), &["product"]),
-    ("VCEK not allowed", |s| s.policy.signing_key = vec![VekKind::Vlek], &["signing-key"]),
-    ("provisional TCB", |s| s.report[0x1e0 + 7] -= 1, &["firmware-provisional"]),
-    ("provisional firmware", |s| s.report[0x1ec] -= 1, &["firmware-provisional"]),
-    (
-        "provisional and allowed",
-        |s| {
-            s.report[0x1ec] -= 1;
-            s.policy.allow_provisional_firmware = true;
-        },
-        &[],
-    ),
-    (
-        "current firmware too old",
-        |s| s.policy.firmware.min_current = Some(firmware(1, 55, 41)),
-        &["firmware-version"],
-    ),
-    (
-        "committed firmware too old",
-        |s| s.policy.firmware.min_committed = Some(firmware(2, 0, 0)),
-        &["firmware-version"],
-    ),
-    ("firmware just right", |s| s.policy.firmware.min_current = Some(firmware(1, 55, 40)), &[]),
-    ("launch TCB above current", |s| s.report[0x1f0 + 7] += 1, &["tcb-order"]),
-    (
-        "reported above current",
-        |s| {
-            s.report[0x38] -= 1;
-            s.report[0x1e0] -= 1;
-            s.report[0x1f0] -= 1;
-        },
-        &["tcb-order"],
-    ),
-    ("reported microcode too low", |s| tcb(s, |r, min| r.reported = min), &["tcb-too-low"]),
-    ("committed microcode too low", |s| tcb(s, |r, min| r.committed = min), &["tcb-too-low"]),
-    ("current microcode too low", |s| tcb(s, |r, min| r.current = min), &["tcb-too-low"]),
-    ("launch microcode too low", |s| tcb(s, |r, min| r.launch = min), &["tcb-too-low"]),
-    (
-        "no minimum for the product",
-        |s| {
-            let other = if s.product == Product::Milan { Product::Genoa } else { Product::Milan };
-            s.policy.tcb.insert(other, TcbRules::default());
-        },
-        &["tcb-no-minimum"],
-    ),
-    ("launch mitigation", |s| s.policy.mitigations.launch = 0x10, &["mitigation"]),
-    ("current mitigation", |s| s.policy.mitigations.current = 0x100, &["mitigation"]),
-];
-
-fn firmware(major: u8, minor: u8, build: u8) -> FirmwareVersion {
-    FirmwareVersion { major, minor, build }
-}
-
-fn tcb(scenario: &mut Scenario, place: fn(&mut TcbRules, TcbMinimum)) {
-    let mut rules = TcbRules::default();
-    place(&mut rules, TcbMinimum { microcode: 220, ..TcbMinimum::default() });
-    scenario.policy.tcb.insert(scenario.product, rules);
-}
-
 /// All groups of cases, with their names.
 pub const ALL: &[(&str, &[Case])] = &[
     ("form", FORM),
@@ -442,7 +328,7 @@ pub const ALL: &[(&str, &[Case])] = &[
     ("endorsement key", VEK),
     ("chain", CHAIN),
     ("revocation", CRL),
-    ("policy", POLICY),
+    ("policy", policy::POLICY),
 ];
 
 /// Evidence of one kind, and what can be wrong with no other.
@@ -452,6 +338,8 @@ pub type Group = (&'static str, (Product, u32, VekKind), &'static [Case]);
 pub const SOME: &[Group] = &[
     ("Turin", (Product::Turin, 5, VekKind::Vcek), TURIN),
     ("Milan", (Product::Milan, 5, VekKind::Vcek), MILAN),
+    ("VLEK of Milan without levels", (Product::Milan, 3, VekKind::Vlek), MILAN),
+    ("Genoa", (Product::Genoa, 5, VekKind::Vcek), GENOA),
     ("Venice", (Product::Venice, 5, VekKind::Vcek), VENICE),
     ("version 2", (Product::Milan, 2, VekKind::Vcek), VERSION_2),
     ("VLEK of Milan", (Product::Milan, 3, VekKind::Vlek), VLEK),
@@ -469,11 +357,26 @@ fn fmc_at_least(s: &mut Scenario, product: Product) {
 const TURIN: &[Case] = &[
     ("no FMC in the certificate", |s| s.vek.remove(amd!("3.9")), &["vek-extension-malformed"]),
     ("another FMC", |s| s.report[0x180] += 1, &["tcb-mismatch"]),
+    ("no reserved level on Turin", |s| s.vek.remove(amd!("3.5")), &[]),
     ("an FMC below the minimum", |s| fmc_at_least(s, Product::Turin), &["tcb-too-low"]),
 ];
 
-const MILAN: &[Case] =
-    &[("a minimum that no Milan can have", |s| fmc_at_least(s, Product::Milan), &["tcb-too-low"])];
+const MILAN: &[Case] = &[
+    ("a minimum that no Milan can have", |s| fmc_at_least(s, Product::Milan), &["tcb-too-low"]),
+    ("no fourth level", |s| s.vek.remove(amd!("3.4")), &["vek-extension-malformed"]),
+    ("no fifth level", |s| s.vek.remove(amd!("3.5")), &["vek-extension-malformed"]),
+    ("no sixth level", |s| s.vek.remove(amd!("3.6")), &["vek-extension-malformed"]),
+    ("no seventh level", |s| s.vek.remove(amd!("3.7")), &["vek-extension-malformed"]),
+];
+
+const GENOA: &[Case] = &[(
+    "no reserved levels",
+    |s| {
+        s.vek.remove(amd!("3.4"));
+        s.vek.remove(amd!("3.7"));
+    },
+    &["vek-extension-malformed"],
+)];
 
 const VENICE: &[Case] = &[
     (
@@ -492,6 +395,24 @@ const VLEK: &[Case] = &[
         |s| s.policy.csp_id = Some(vec!["CN=other.example".into()]),
         &["csp-id"],
     ),
+    ("chip key masked, the provider's signed", |s| s.report[0x48] |= 2, &[]),
+    (
+        "chip key masked, another's signed",
+        |s| {
+            s.report[0x48] |= 2;
+            s.report_signer = 2;
+        },
+        &["report-signature"],
+    ),
+    (
+        "chip key masked, the provider's did not sign",
+        |s| {
+            s.report[0x48] |= 2;
+            s.signature = Some([0; 144]);
+        },
+        &["report-unsigned"],
+    ),
+    ("no provider allowed", |s| s.policy.csp_id = Some(vec![]), &["csp-id"]),
     ("no VLEK allowed", |s| s.policy.signing_key = vec![VekKind::Vcek], &["signing-key"]),
     ("no CSP_ID", |s| s.vek.remove(amd!("5")), &["vek-extension-malformed"]),
     ("issued by an ASK", issued_by_an_ask, &["intermediate-missing"]),

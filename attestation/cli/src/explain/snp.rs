@@ -42,7 +42,7 @@ fn alternatives(args: &Kernel) -> anyhow::Result<Vec<Alternative>> {
     let empty = KernelHashes::of(&[], None, "");
     let no_kernel =
         Alternative { description: "no kernel (its hashes were not measured)".to_owned(), kernel: None };
-    let others = mistakes(cmdline).into_iter().map(|mistake| {
+    let others = mistakes(initrd.is_some(), cmdline).into_iter().map(|mistake| {
         let initrd = if mistake.keeps_initrd { right.initrd } else { empty.initrd };
         let KernelHashes { cmdline, .. } = KernelHashes::of(&[], None, &mistake.cmdline);
         let kernel = Some(KernelHashes { initrd, cmdline, ..right });

@@ -34,7 +34,7 @@ pub fn explain(args: &Args) -> anyhow::Result<Explanation> {
     let files = Files::read(&tdvf, &args.launch.guest, &args.td)?;
     let launches = files.launches();
     let inputs = launches.first().context("there is no guest without a processor")?;
-    let mistakes = mistakes(inputs.cmdline);
+    let mistakes = mistakes(inputs.initrd.is_some(), inputs.cmdline);
     let alternatives: Vec<_> = mistakes
         .iter()
         .map(|mistake| Alternative {

@@ -16,7 +16,8 @@ use cloister_attestation::x509::UnixTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{output, read};
+use crate::output::{self, printable};
+use crate::read;
 
 #[derive(Debug, Subcommand)]
 pub enum Verify {
@@ -41,14 +42,14 @@ struct Common {
     /// Root to trust instead of the vendor's, DER or PEM
     #[arg(long, value_name = "FILE")]
     trust_root: Vec<PathBuf>,
-    /// What to accept (TOML)
+    /// What to accept (TOML or JSON, see `schema policy`)
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// What the report data must be, 64 bytes
     #[arg(long, value_name = "HEX")]
     report_data: Option<Hex<64>>,
-    /// The time to verify at, such as 2026-11-21T07:00:00Z; now if not given
-    #[arg(long, value_name = "RFC3339")]
+    /// The time to verify at, in UTC and whole seconds, written exactly like 2026-11-21T07:00:00Z; now if not given
+    #[arg(long, value_name = "TIME")]
     at: Option<UnixTime>,
     #[command(flatten)]
     ear: ear::Args,
@@ -63,7 +64,11 @@ impl Common {
         let Some(path) = &self.policy else { return Ok(P::default()) };
         let unusable = || format!("policy {} is unusable", path.display());
         let text = String::from_utf8(read(path)?).with_context(unusable)?;
-        toml::from_str(&text).with_context(unusable)
+        // No TOML begins with a brace.
+        match text.trim_start().starts_with('{') {
+            true => serde_json::from_str(&text).with_context(unusable),
+            false => toml::from_str(&text).with_context(unusable),
+        }
     }
 
     /// The roots to trust: the `vendors`, or each of the files, and no other.
@@ -105,7 +110,7 @@ impl Common {
 fn print_for_people<C: Serialize>(verdict: &Verdict<C>) -> anyhow::Result<()> {
     let mut text = String::from(if verdict.is_accepted() { "accepted\n" } else { "REJECTED\n" });
     for reason in &verdict.reasons {
-        text.push_str(&format!("  {:?}: {reason}\n", reason.code.kind()));
+        text.push_str(&format!("  {:?}: {}\n", reason.code.kind(), printable(&reason.to_string())));
     }
     if !verdict.unchecked.is_empty() {
         text.push_str(&format!("not decided by the policy: {}\n", verdict.unchecked.join(", ")));

@@ -18,10 +18,10 @@ pub struct Args {
     /// Certificate table of an extended report
     #[arg(long, value_name = "FILE")]
     cert_table: Option<PathBuf>,
-    /// Certificates of ASK or ASVK (and ARK); AMD's are built in
+    /// Certificates of ASK or ASVK (and ARK), DER or PEM; AMD's are built in. CRLs beside them are not looked at
     #[arg(long, value_name = "FILE")]
     chain: Vec<PathBuf>,
-    /// CRL of the root, DER or PEM
+    /// CRL of the root, DER or PEM; certificates beside it are not looked at
     #[arg(long, value_name = "FILE")]
     crl: Vec<PathBuf>,
     #[command(flatten)]

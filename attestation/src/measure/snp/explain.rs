@@ -47,9 +47,10 @@ pub fn explain(question: &Question<'_>, expected: Option<&LaunchTranscript>) -> 
         measurement: question.measurement.map(|digest| crate::measure::hex_string(&digest)),
     };
     let mut findings = Vec::new();
+    let mut notes = Vec::new();
     let mut consistent = true;
     if let Some(transcript) = question.transcript {
-        chain::check(transcript, expected, &mut findings);
+        chain::check(transcript, expected, &mut findings, &mut notes);
         consistent = findings.is_empty();
         if let Some(measured) = digests.measurement.as_ref().filter(|m| **m != transcript.launch_digest) {
             let message = alloc::format!(
@@ -69,7 +70,7 @@ pub fn explain(question: &Question<'_>, expected: Option<&LaunchTranscript>) -> 
         }
         _ => Vec::new(),
     };
-    Explanation::new("report", digests, consistent, findings, would_match)
+    Explanation { notes, ..Explanation::new("report", digests, consistent, findings, would_match) }
 }
 
 #[cfg(test)]

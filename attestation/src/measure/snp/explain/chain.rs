@@ -13,21 +13,17 @@ use crate::measure::{Gpa, PAGE_SIZE, read_hex};
 /// More pages than any launch measures: a transcript is a stranger's.
 const MAX_PAGES: u64 = 1 << 16;
 
-/// Recomputes the chain, range by range, from each claimed digest to the next.
+/// Recomputes the chain, range by range, from each claimed digest to the next. Ranges that cannot be are noted.
 pub(super) fn check(
     transcript: &LaunchTranscript,
     expected: Option<&LaunchTranscript>,
     findings: &mut Vec<Finding>,
+    notes: &mut Vec<String>,
 ) {
     let mut before = LaunchDigest([0; 48]);
     for (index, range) in transcript.ranges.iter().enumerate() {
-        let mut note = |message| {
-            findings.push(Finding::at(
-                RangeRef::new(index, &range.gpa, range.len),
-                Subject::Transcript,
-                message,
-            ))
-        };
+        let place = RangeRef::new(index, &range.gpa, range.len);
+        let mut note = |message| findings.push(Finding::at(place.clone(), Subject::Transcript, message));
         let Some(claimed) = digest(&range.digest) else {
             return note(format!("its digest {:?} is none", range.digest));
         };
@@ -37,7 +33,12 @@ pub(super) fn check(
                  changed in the transcript",
                 range.digest
             )),
-            Ok(_) => {}
+            Ok(Some(_)) => {}
+            Ok(None) => notes.push(format!(
+                "range {index} at {}: the transcript has no digests of its pages, so nothing says that the digest after it \
+                 follows from its contents",
+                range.gpa
+            )),
             Err(what) => note(what),
         }
         before = LaunchDigest(claimed);

@@ -113,18 +113,32 @@ fn difference(actual: &TranscriptRange, expected: &TranscriptRange, name: &str) 
     if actual.len != expected.len {
         return Some(format!("{name} has {:#x} bytes, expected {:#x}", actual.len, expected.len));
     }
-    if actual.contents_sha384 == expected.contents_sha384 {
-        return None;
+    // The launch digest is made of the pages' digests. That of all contents is only the transcript's word: it is compared where
+    // there is nothing better (one page, whose digest it is, or no pages' digests at all).
+    if actual.pages_sha384.is_empty() || expected.pages_sha384.is_empty() {
+        return (actual.contents_sha384 != expected.contents_sha384)
+            .then(|| format!("{name} has other contents"));
     }
-    let pages: Vec<_> = core::iter::zip(&actual.pages_sha384, &expected.pages_sha384)
-        .enumerate()
-        .filter(|(_, (actual, expected))| actual != expected)
-        .map(|(page, _)| format!("{:#x}", page.saturating_mul(PAGE_SIZE)))
-        .collect();
-    let which = match pages.len() {
-        0 => String::new(),
-        1..=MAX_NAMED_PAGES => format!(": the pages at offset {}", pages.join(", ")),
-        many => format!(": {many} pages, the first at offset {}", pages.first().map_or("", String::as_str)),
-    };
-    Some(format!("{name} has other contents{which}"))
+    let pages = differing_pages(&actual.pages_sha384, &expected.pages_sha384);
+    match pages.len() {
+        0 if actual.contents_sha384 == expected.contents_sha384 => None,
+        0 => Some(format!(
+            "{name} has the pages that are expected, and another contents_sha384, which is wrong for them"
+        )),
+        1..=MAX_NAMED_PAGES => {
+            Some(format!("{name} has other contents: the pages at offset {}", pages.join(", ")))
+        }
+        many => {
+            let first = pages.first().map_or("", String::as_str);
+            Some(format!("{name} has other contents: {many} pages, the first at offset {first}"))
+        }
+    }
+}
+
+/// Offsets of the pages that differ, or that only one of the lists has.
+fn differing_pages(actual: &[String], expected: &[String]) -> Vec<String> {
+    (0..actual.len().max(expected.len()))
+        .filter(|&page| actual.get(page) != expected.get(page))
+        .map(|page| format!("{:#x}", page.saturating_mul(PAGE_SIZE)))
+        .collect()
 }

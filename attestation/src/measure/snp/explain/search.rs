@@ -18,6 +18,25 @@ const MAX_VCPUS: u32 = 256;
 /// alternate injection; with VMSA register protection; with secure TSC.
 const SEV_FEATURES: &[u64] = &[0x1, 0x21, 0x9, 0x11, 0x29, 0x4001, 0x201, 0x221];
 
+/// Processors as they are rather than as QEMU's models name them: hosts that pass CPUID through give guests the signature
+/// of the chip. After linux-firmware's list of microcode patches (amd-ucode/README, by family, model and stepping) and, for
+/// family 1Ah, `need_sha_check` of Linux (arch/x86/kernel/cpu/microcode/amd.c).
+const CHIPS: &[VcpuModel] = &[
+    // Milan, Milan-X.
+    VcpuModel(0x00a0_0f10),
+    VcpuModel(0x00a0_0f11),
+    VcpuModel(0x00a0_0f12),
+    // Genoa (the processor that softkvm emulates, and the CLI's default), Genoa-X.
+    VcpuModel(0x00a1_0f11),
+    VcpuModel(0x00a1_0f12),
+    // Bergamo, Siena.
+    VcpuModel(0x00aa_0f01),
+    VcpuModel(0x00aa_0f02),
+    // Turin, Turin Dense.
+    VcpuModel(0x00b0_0f21),
+    VcpuModel(0x00b1_0f10),
+];
+
 /// Variations whose launch digest is `digest`, described by what differs.
 pub(super) fn search(
     inputs: &LaunchInputs<'_>,
@@ -33,7 +52,8 @@ pub(super) fn search(
         }
         let varied = LaunchInputs { flavour, ..inputs.clone() };
         found.extend(search_vcpus(inputs, &varied, digest, None));
-        for alternative in alternatives {
+        // One that hashes as what was given (an empty initrd is none) would be a false cause.
+        for alternative in alternatives.iter().filter(|alternative| alternative.kernel != inputs.kernel) {
             let varied = LaunchInputs { kernel: alternative.kernel, ..varied.clone() };
             found.extend(search_vcpus(inputs, &varied, digest, Some(&alternative.description)));
         }
@@ -73,10 +93,10 @@ fn search_vcpus(
     found
 }
 
-/// The given processor first, then each model once.
+/// The given processor first, then each model and each chip once.
 fn cpus(given: VcpuModel) -> Vec<VcpuModel> {
     let mut cpus = Vec::from([given]);
-    for &(_, model) in CPU_MODELS {
+    for model in CPU_MODELS.iter().map(|&(_, model)| model).chain(CHIPS.iter().copied()) {
         if !cpus.contains(&model) {
             cpus.push(model);
         }

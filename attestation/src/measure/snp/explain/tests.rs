@@ -39,10 +39,14 @@ fn transcript(rom: &[u8], change: impl Fn(&mut LaunchInputs<'_>)) -> LaunchTrans
 fn explain_against(actual: &LaunchTranscript, measurement: Option<&str>) -> Explanation {
     let rom = rom();
     let expected = transcript(&rom, |_| ());
-    let alternatives = [Alternative {
-        description: "a newline after the command line".into(),
-        kernel: Some(KernelHashes::of(b"kernel", Some(b"initrd"), "quiet\n")),
-    }];
+    let alternative = |description: &str, cmdline| {
+        let kernel = Some(KernelHashes::of(b"kernel", Some(b"initrd"), cmdline));
+        Alternative { description: description.into(), kernel }
+    };
+    let alternatives = [
+        alternative("no change at all", "quiet"),
+        alternative("a newline after the command line", "quiet\n"),
+    ];
     with(
         &rom,
         |_| (),
@@ -72,7 +76,27 @@ fn check(change: impl Fn(&mut LaunchInputs<'_>), named: &[&str], variation: Opti
     }
     assert!(explanation.findings.iter().all(|finding| finding.subject != Subject::Transcript), "{text}");
     let found: Vec<_> = explanation.would_match.iter().map(String::as_str).collect();
+    assert!(!text.contains("no change at all"), "{text}");
     assert!(variation.is_none_or(|variation| found.contains(&variation)), "{variation:?} in {text}");
+}
+
+#[test]
+fn the_processors_that_there_are_are_tried() {
+    for signature in [0xa00f10, 0xa00f11, 0xa10f12, 0xaa0f01, 0xaa0f02, 0xb00f21, 0xb10f10, 0x830f10] {
+        check(
+            |inputs| inputs.cpu = VcpuModel(signature),
+            &["processor signature was", "vCPU 0", "vCPU 1"],
+            Some(format!("the inputs with processor signature {signature:#x} instead of 0xa10f11").as_str()),
+        );
+    }
+    // The other way: our own processor is found where another was expected.
+    let (rom, ours) = (rom(), transcript(&rom(), |_| ()));
+    let found = with(
+        &rom,
+        |inputs| inputs.cpu = VcpuModel(0xa00f11),
+        |inputs| search::search(inputs, &[], &chain::digest(&ours.launch_digest).unwrap()),
+    );
+    assert_eq!(found, ["the inputs with processor signature 0xa10f11 instead of 0xa00f11"]);
 }
 
 #[test]
@@ -183,6 +207,42 @@ fn a_transcript_that_contradicts_itself_is_named_where_it_does() {
     }
     let whole = explain(&Question { transcript: Some(&good), ..Question::default() }, None);
     assert!(whole.agree, "{whole:#?}");
+}
+
+#[test]
+fn the_pages_of_a_range_are_compared_whatever_its_whole_is_said_to_be() {
+    let good = transcript(&rom(), |_| ());
+    let mut other_rom = rom();
+    other_rom[PAGE_SIZE] ^= 1;
+    let mut lying = transcript(&other_rom, |_| ());
+    lying.inputs.firmware = good.inputs.firmware.clone();
+    lying.ranges[0].contents_sha384 = good.ranges[0].contents_sha384.clone();
+    let explanation = explain_against(&lying, Some(&lying.launch_digest));
+    let messages: Vec<_> = explanation.findings.iter().map(|finding| finding.message.as_str()).collect();
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].ends_with("has other contents: the pages at offset 0x1000"), "{messages:?}");
+    assert!(explanation.notes.is_empty());
+    // And the other way: the whole is said to be another than these pages make.
+    let mut lying = good.clone();
+    lying.ranges[0].contents_sha384 = Some("00".repeat(48));
+    let explanation = explain_against(&lying, None);
+    assert!(explanation.findings[0].message.contains("wrong for them"), "{explanation:#?}");
+}
+
+#[test]
+fn a_range_that_cannot_be_checked_is_named() {
+    let mut old = transcript(&rom(), |_| ());
+    old.ranges[0].pages_sha384.clear();
+    let alone = explain(&Question { transcript: Some(&old), ..Question::default() }, None);
+    assert!(alone.agree, "{alone:#?}");
+    assert!(alone.notes.len() == 1 && alone.notes[0].starts_with("range 0 at 0x"), "{:?}", alone.notes);
+    // With the inputs it can be, and with those of another launch not.
+    assert!(explain_against(&old, None).notes.is_empty());
+    let mut other_rom = rom();
+    other_rom[PAGE_SIZE] ^= 1;
+    let mut old = transcript(&other_rom, |_| ());
+    old.ranges[0].pages_sha384.clear();
+    assert_eq!(explain_against(&old, None).notes.len(), 1);
 }
 
 #[test]
