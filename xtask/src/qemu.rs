@@ -25,8 +25,8 @@ const DATA: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// The dynamic linker of a tree that has its own libc.
 const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
-/// Suites that have a QEMU for confidential guests, and an OVMF of 4 MiB.
-pub const SUITES: [&str; 2] = ["trixie-backports", "forky"];
+/// Suites that have a QEMU for confidential guests.
+const SUITES: [&str; 2] = ["trixie-backports", "forky"];
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What it is wanted for.
@@ -105,7 +105,7 @@ impl Qemu {
     }
 
     /// EDK II, as Debian builds it for guests of this QEMU.
-    fn edk2(&self) -> PathBuf {
+    pub fn edk2(&self) -> PathBuf {
         self.root.as_deref().unwrap_or(Path::new("/")).join("usr/share/ovmf/OVMF.fd")
     }
 }

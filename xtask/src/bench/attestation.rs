@@ -11,16 +11,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Figure;
-use crate::apt::{self, Apt};
-use crate::{command, firmware, measurement, paths, progress, qemu};
+use crate::qemu::{Need, Qemu};
+use crate::{command, firmware, measurement, paths, progress};
 
 const ROM_BYTES: usize = 4 << 20;
 const PAGE_BYTES: usize = 4096;
 const ROUNDS: usize = 10;
-
-/// Debian's package of OVMF, and where in it the image of 4 MiB with SEV metadata is.
-const OVMF_PACKAGE: &str = "ovmf";
-const OVMF_FILE: &str = "usr/share/ovmf/OVMF.fd";
 
 /// Reference values are made for every size of guest that a fleet has.
 const MOST_CPUS: u32 = 64;
@@ -106,29 +102,11 @@ fn dense_rom() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A firmware image as a distribution ships it.
+/// A firmware image as Debian ships it.
 fn ovmf() -> Result<PathBuf> {
-    let unpacked = paths::cache().join("ovmf-4m");
-    let image = unpacked.join(OVMF_FILE);
-    if !image.is_file() {
-        let _step = progress::step("fetching OVMF (once)");
-        std::fs::create_dir_all(&unpacked)?;
-        let (apt, _) = Apt::find(&qemu::SUITES, |apt| apt.candidate(OVMF_PACKAGE))?;
-        apt.download(&[OVMF_PACKAGE], &unpacked)?;
-        for file in std::fs::read_dir(&unpacked)?.filter_map(|entry| Some(entry.ok()?.path())) {
-            if file.extension().is_some_and(|extension| extension == "deb") {
-                apt::unpack(&file, &unpacked)?;
-            }
-        }
-    }
-    let bytes = std::fs::metadata(&image)
-        .with_context(|| format!("the package {OVMF_PACKAGE} has no {OVMF_FILE}"))?;
-    ensure!(
-        bytes.len() == ROM_BYTES as u64,
-        "{} has {} bytes instead of 4 MiB",
-        image.display(),
-        bytes.len()
-    );
+    let image = Qemu::obtain(Need::Confidential)?.edk2();
+    let bytes = std::fs::metadata(&image).with_context(|| format!("there is no {}", image.display()))?;
+    ensure!(bytes.len() == ROM_BYTES as u64, "{} has not 4 MiB", image.display());
     Ok(image)
 }
 
