@@ -113,9 +113,7 @@ const PEM_BEGIN: &[u8] = b"-----BEGIN ";
 
 /// The right length, or about that and a version and the signature algorithm where a report has them.
 fn looks_like_a_report(bytes: &[u8]) -> bool {
-    let word = |at: usize| {
-        bytes.get(at..at + 4).map(|word| word.iter().rev().fold(0u32, |sum, &b| sum << 8 | u32::from(b)))
-    };
+    let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u32::from_le_bytes(*word));
     let close = bytes.len().abs_diff(Report::BYTES) <= Report::BYTES / 2;
     let reads = word(0).is_some_and(|version| (1..=16).contains(&version)) && word(0x34) == Some(1);
     signed_der(bytes).is_none() && (bytes.len() == Report::BYTES || close && reads)

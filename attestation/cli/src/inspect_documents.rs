@@ -6,14 +6,15 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloister_attestation::corim::Contents;
-use cloister_attestation::measure::snp::{InputDigests, LaunchTranscript, ReferenceValue};
+use cloister_attestation::measure::snp::{LaunchTranscript, ReferenceValue};
 use cloister_attestation::measure::tdx;
 use cloister_attestation::snp::{BitsClaims, GuestPolicy, Hex, IdAuth, IdBlock, Policy};
 use cloister_attestation::tdx::{Policy as TdxPolicy, SignedText};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::inspect_tdx;
+use crate::measure::sev;
 
 type Object = Map<String, Value>;
 
@@ -106,23 +107,11 @@ pub fn json_document(bytes: &[u8]) -> anyhow::Result<Value> {
     }
 }
 
-/// What `measure sev` and `measure sev-es` print.
-#[derive(Serialize, Deserialize)]
-struct SevReferenceValue {
-    version: u32,
-    tee: String,
-    measurement: String,
-    vmm: Option<String>,
-    cpus: Option<u32>,
-    cpu_sig: Option<String>,
-    inputs: InputDigests,
-}
-
 fn reference_value(document: Value) -> anyhow::Result<Value> {
     Ok(match document["tee"].as_str() {
         Some("snp") => json!(serde_json::from_value::<ReferenceValue>(document)?),
         Some("tdx") => json!(serde_json::from_value::<tdx::ReferenceValue>(document)?),
-        Some("sev" | "sev-es") => json!(serde_json::from_value::<SevReferenceValue>(document)?),
+        Some("sev" | "sev-es") => json!(serde_json::from_value::<sev::ReferenceValue>(document)?),
         _ => bail!("{} is no TEE", document["tee"]),
     })
 }

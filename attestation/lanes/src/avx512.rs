@@ -139,7 +139,8 @@ fn compress(state: &mut [Word; 8], mut w: Block) {
     }
 }
 
-/// 6.4.2, step 1: the sixteen words of the message schedule that follow these. Unrolled, which is worth a fifth.
+/// 6.4.2, step 1: the sixteen words of the message schedule that follow these. Unrolled as the rounds are: together
+/// that takes a quarter of the time away.
 #[target_feature(enable = "avx512f")]
 fn schedule(mut w: Block) -> Block {
     macro_rules! next {

@@ -91,7 +91,7 @@ pub fn run() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Our ROM with as much before it as makes 4 MiB, no two pages alike: its metadata counts from the end.
+/// Our ROM with as much before it as makes 4 MiB, no page like the one before it: its metadata counts from the end.
 fn dense_rom() -> Result<PathBuf> {
     let rom = std::fs::read(firmware::build()?)?;
     let before = ROM_BYTES.saturating_sub(rom.len());

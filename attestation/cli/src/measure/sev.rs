@@ -6,7 +6,7 @@ use anyhow::Context;
 use cloister_attestation::measure::KernelHashes;
 use cloister_attestation::measure::sev::{sev_digest, sev_es_digest};
 use cloister_attestation::measure::snp::{InputDigests, Rom, VmmFlavour};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::snp::{IMPOSSIBLE, Processor, Vmm};
 use super::{Guest, Kernel, print_each};
@@ -41,46 +41,52 @@ pub struct EsArgs {
     json: bool,
 }
 
-/// What is printed.
-#[derive(Serialize)]
-struct Value {
+/// What is printed. `vmm`, `cpus` and `cpu_sig` are of SEV-ES, which measures processors.
+#[derive(Serialize, Deserialize)]
+pub struct ReferenceValue {
     version: u32,
-    tee: &'static str,
+    tee: String,
     measurement: String,
-    #[serde(flatten)]
-    processors: Option<Processors>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vmm: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpus: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_sig: Option<String>,
     inputs: InputDigests,
-}
-
-/// What SEV-ES measures of them.
-#[derive(Serialize)]
-struct Processors {
-    vmm: &'static str,
-    cpus: u32,
-    cpu_sig: String,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let firmware = read(&args.firmware)?;
     let (rom, kernel) = (rom(&args.firmware, &firmware)?, kernel(&args.kernel)?);
     let digest = sev_digest(&rom, kernel.as_ref()).context(IMPOSSIBLE)?;
-    let (measurement, inputs) = (hex::encode(digest), InputDigests::of(&rom, kernel.as_ref()));
-    output::print(&Value { version: 1, tee: "sev", measurement, processors: None, inputs }, args.json)
+    let (measurement, inputs) = (hex::encode(digest), InputDigests::new(&rom, kernel.as_ref()));
+    let value = ReferenceValue {
+        version: 1,
+        tee: "sev".to_owned(),
+        measurement,
+        vmm: None,
+        cpus: None,
+        cpu_sig: None,
+        inputs,
+    };
+    output::print(&value, args.json)
 }
 
 pub fn run_es(args: &EsArgs) -> anyhow::Result<()> {
     let firmware = read(&args.firmware)?;
     let (rom, kernel) = (rom(&args.firmware, &firmware)?, kernel(&args.guest.kernel)?);
     let (cpu, flavour) = (args.processor.model()?, VmmFlavour::from(args.vmm));
-    let inputs = InputDigests::of(&rom, kernel.as_ref());
+    let inputs = InputDigests::new(&rom, kernel.as_ref());
     let value = |cpus| {
         let digest = sev_es_digest(&rom, kernel.as_ref(), cpus, cpu, flavour).context(IMPOSSIBLE)?;
-        let processors = Processors { vmm: flavour.name(), cpus, cpu_sig: format!("{:#x}", cpu.0) };
-        anyhow::Ok(Value {
+        anyhow::Ok(ReferenceValue {
             version: 1,
-            tee: "sev-es",
+            tee: "sev-es".to_owned(),
             measurement: hex::encode(digest),
-            processors: Some(processors),
+            vmm: Some(flavour.name().to_owned()),
+            cpus: Some(cpus),
+            cpu_sig: Some(format!("{:#x}", cpu.0)),
             inputs: inputs.clone(),
         })
     };

@@ -80,11 +80,9 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let counts = args.launch.guest.cpus;
     args.launch.plan(&args.firmware, |inputs, plan| {
-        let asked_for = |cpus: &u32| counts.all().contains(cpus);
-        let mut values = ReferenceValue::by_vcpus(inputs, plan);
-        values.retain(|value| asked_for(&value.cpus));
+        let values = ReferenceValue::by_vcpus(inputs, plan, counts.all());
         let references = || {
-            let digests = (1..).zip(plan.digests()).filter(|(cpus, _)| asked_for(cpus));
+            let digests = (1..).zip(plan.digests()).filter(|(cpus, _)| counts.all().contains(cpus));
             digests.map(|(_, digest)| Reference::Snp(digest.0)).collect()
         };
         args.results.write(counts, || LaunchTranscript::new(inputs, plan, None), references, &values)

@@ -6,6 +6,7 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha384};
@@ -30,13 +31,8 @@ pub struct InputDigests {
 }
 
 impl InputDigests {
-    /// Those of `inputs`.
-    pub fn new(inputs: &LaunchInputs<'_>) -> Self {
-        Self::of(inputs.rom, inputs.kernel.as_ref())
-    }
-
     /// Those of a ROM and what it loads. Where there is a kernel there are an initrd and a command line, be they empty.
-    pub fn of(rom: &Rom<'_>, kernel: Option<&KernelHashes>) -> Self {
+    pub fn new(rom: &Rom<'_>, kernel: Option<&KernelHashes>) -> Self {
         Self {
             firmware: hex_string(&Sha256::digest(rom.bytes())),
             kernel: kernel.map(|hashes| hex_string(&hashes.kernel)),
@@ -80,23 +76,28 @@ pub struct ReferenceValue {
 }
 
 impl ReferenceValue {
-    /// The values for `plan`, which was made from `inputs`, with one vCPU, with two, and so on up to all.
-    pub fn by_vcpus(inputs: &LaunchInputs<'_>, plan: &LaunchPlan<'_>) -> Vec<Self> {
+    /// The values for `plan`, which was made from `inputs`, one for each of these numbers of vCPUs that it has.
+    pub fn by_vcpus(
+        inputs: &LaunchInputs<'_>,
+        plan: &LaunchPlan<'_>,
+        vcpus: RangeInclusive<u32>,
+    ) -> Vec<Self> {
+        let of_inputs = || InputDigests::new(inputs.rom, inputs.kernel.as_ref());
         // Each takes its time over the whole firmware.
-        let (input_digests, launch_digests) = parallel::both(|| InputDigests::new(inputs), || plan.digests());
+        let (input_digests, launch_digests) = parallel::both(of_inputs, || plan.digests());
         let pages_of_others = plan.pages().saturating_sub(u64::from(inputs.vcpus));
-        let value = |(vcpus, digest): (u32, super::LaunchDigest)| Self {
+        let value = |(count, digest): (u32, super::LaunchDigest)| Self {
             version: 1,
             tee: "snp".to_owned(),
             measurement: digest.to_string(),
             vmm: inputs.flavour.name().to_owned(),
-            cpus: vcpus,
+            cpus: count,
             cpu_sig: format!("{:#x}", inputs.cpu.0),
             guest_features: format!("{:#x}", inputs.sev_features),
-            pages: pages_of_others.saturating_add(vcpus.into()),
+            pages: pages_of_others.saturating_add(count.into()),
             inputs: input_digests.clone(),
         };
-        (1..).zip(launch_digests).map(value).collect()
+        (1..).zip(launch_digests).filter(|(count, _)| vcpus.contains(count)).map(value).collect()
     }
 }
 
@@ -177,7 +178,7 @@ impl LaunchTranscript {
             vcpus: inputs.vcpus,
             cpu_sig: format!("{:#x}", inputs.cpu.0),
             sev_features: format!("{:#x}", inputs.sev_features),
-            inputs: InputDigests::new(inputs),
+            inputs: InputDigests::new(inputs.rom, inputs.kernel.as_ref()),
             ranges,
             pages: plan.pages(),
             launch_digest: launch_digest.to_string(),
