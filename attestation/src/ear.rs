@@ -294,7 +294,7 @@ fn effects(code: Code) -> &'static [(Claim, i8)] {
     use Code::*;
     match code {
         Measurement | GuestSvn | FamilyId | ImageId | Mrtd | Rtmr => EXECUTABLES,
-        EventLogMissing => UNTOLD,
+        EventLogMissing | Undecided => UNTOLD,
         IdKeyDigest | AuthorKeyDigest | ReportId | ReportIdMa | ReportData | ChipId | ChipIdMasked
         | Mrowner | PlatformInstanceId => INSTANCE,
         TcbTooLow
@@ -309,6 +309,7 @@ fn effects(code: Code) -> &'static [(Claim, i8)] {
         | Product
         | SigningKey
         | CspId
+        | CrlInapplicable
         | CrlMissing
         | CrlExpired
         | CrlNotYetValid

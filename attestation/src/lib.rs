@@ -11,6 +11,7 @@
 //! - [`verdict`] (feature `verify`): the answer, with every reason that speaks against the evidence; [`claims`]: what
 //!   authentic evidence says; [`ear`]: both as a signed token.
 //! - [`signature`] (feature `verify`): the one point at which another implementation of ECDSA is chosen.
+//! - [`json`] (feature `verify`): how documents are read.
 //! - `corim`, `schema` (features of those names): reference values and formats for other people's tools.
 //!
 //! Without the `alloc` feature there is only what the firmware shares: [`abi`], and the tables of what it builds and
@@ -34,12 +35,16 @@ extern crate alloc;
 pub mod abi;
 #[cfg(feature = "verify")]
 pub mod claims;
+#[cfg(feature = "verify")]
+mod contradiction;
 #[cfg(feature = "corim")]
 pub mod corim;
 #[cfg(feature = "verify")]
 pub mod ear;
 #[cfg(feature = "verify")]
 pub mod jose;
+#[cfg(feature = "verify")]
+pub mod json;
 pub mod measure;
 #[cfg(feature = "schema")]
 pub mod schema;

@@ -144,6 +144,8 @@ codes! {
     CrlNotYetValid: Freshness = "crl-not-yet-valid";
     /// A CRL is required and the issuer's is out of date.
     CrlExpired: Freshness = "crl-expired";
+    /// CRLs were given, and none of them is of the chain's root.
+    CrlInapplicable: Freshness = "crl-inapplicable";
 
     /// REPORT_DATA is not what was expected.
     ReportData: Policy = "report-data";
@@ -241,6 +243,8 @@ codes! {
     QuotePadding: Policy = "quote-padding";
     /// An event log is required and none was given.
     EventLogMissing: Policy = "event-log-missing";
+    /// The policy leaves something open, and whoever asked wants everything decided.
+    Undecided: Policy = "undecided";
 }
 
 impl fmt::Display for Code {
@@ -289,14 +293,21 @@ impl fmt::Display for Reason {
 pub struct Reasons(Vec<Reason>);
 
 impl Reasons {
-    /// Adds a reason.
+    /// Adds a reason, unless the very same one is there.
     pub fn push(&mut self, code: Code, message: impl fmt::Display) {
-        self.0.push(Reason { code, message: alloc::format!("{message}") });
+        self.add(Reason { code, message: alloc::format!("{message}") });
     }
 
     /// Adds all reasons of `other`.
     pub fn append(&mut self, other: Self) {
-        self.0.extend(other.0);
+        other.0.into_iter().for_each(|reason| self.add(reason));
+    }
+
+    /// One fault may show in several places; said once, it is said.
+    fn add(&mut self, reason: Reason) {
+        if !self.0.contains(&reason) {
+            self.0.push(reason);
+        }
     }
 
     /// Adds a reason if `result` is an error; its value otherwise.
@@ -367,6 +378,16 @@ impl<C> Verdict<C> {
         Self { verdict, reasons, claims, claims_version: CLAIMS_VERSION, unchecked }
     }
 
+    /// The same verdict for somebody who wants nothing left open: what is not decided is a reason against.
+    pub fn decided(self) -> Self {
+        let Self { mut reasons, claims, unchecked, .. } = self;
+        if !unchecked.is_empty() {
+            reasons
+                .push(Code::Undecided, format_args!("the policy does not decide {}", unchecked.join(", ")));
+        }
+        Self::new(reasons, claims, unchecked)
+    }
+
     /// Whether the evidence is to be believed and liked.
     pub fn is_accepted(&self) -> bool {
         self.verdict == Outcome::Accepted
@@ -385,6 +406,27 @@ mod tests {
             assert!(Code::ALL[..index].iter().all(|other| other.as_str() != name), "{name} twice");
             assert!(code.description().ends_with('.'), "{name}");
         }
+    }
+
+    #[test]
+    fn who_wants_everything_decided_gets_no_acceptance_with_something_open() {
+        let verdict = |open: &[&'static str]| Verdict::new(Reasons::default(), Some(()), open.to_vec());
+        assert!(verdict(&["tcb"]).is_accepted() && verdict(&[]).decided().is_accepted());
+        let decided = verdict(&["tcb", "revocation"]).decided();
+        assert_eq!((decided.is_accepted(), decided.reasons.codes()), (false, Vec::from([Code::Undecided])));
+        assert!(decided.reasons.iter().all(|reason| reason.message.contains("tcb, revocation")));
+    }
+
+    #[test]
+    fn the_same_reason_is_given_once() {
+        let mut reasons = Reasons::default();
+        reasons.push(Code::Measurement, "other");
+        reasons.push(Code::Measurement, "other");
+        reasons.push(Code::Measurement, "another");
+        let mut all = reasons.clone();
+        all.append(reasons);
+        let messages: Vec<_> = all.iter().map(|reason| reason.message.as_str()).collect();
+        assert_eq!(messages, ["other", "another"]);
     }
 
     #[test]

@@ -191,7 +191,7 @@ fn every_derived_negative_is_refused_for_its_reason() {
         let roots = negative.root.map(|root| TrustRoots::from_bytes(&vector(root).unwrap()).unwrap());
         let crls: Vec<_> = negative.crls.iter().map(|crl| vector(crl).unwrap()).collect();
         let crls: Vec<_> = crls.iter().map(Vec::as_slice).collect();
-        let policy: Policy = toml::from_str(negative.policy).unwrap();
+        let policy: Policy = toml::from_str(&negative.policy()).unwrap();
         let at = negative.at.parse().unwrap();
         let roots = roots.as_ref().unwrap_or(amd());
         let verdict = verify(&evidence, roots, &Collateral { crls: &crls }, at, &policy);

@@ -6,6 +6,7 @@ mod tdx;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use cloister_attestation::json;
 use cloister_attestation::measure::explanation::Explanation;
 use cloister_attestation::snp::Hex;
 use serde::de::DeserializeOwned;
@@ -71,7 +72,7 @@ fn transcript<T: DeserializeOwned>(args: &Args) -> anyhow::Result<Option<T>> {
 
 fn parse<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let not = || format!("{} is no launch transcript that can be compared here", path.display());
-    serde_json::from_slice(&read(path)?).with_context(not)
+    json::object(&read(path)?).with_context(not)
 }
 
 /// There must be two things to compare. A transcript alone can be compared with itself.

@@ -13,7 +13,7 @@ use cloister_attestation::x509::{Certificate, Crl, certificates, crls};
 use serde_json::{Value, json};
 
 use crate::inspect_documents as documents;
-use crate::{inspect_rom, inspect_tdx, output, read};
+use crate::{envelope, input, inspect_rom, inspect_tdx, output};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -26,10 +26,27 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let bytes = read(&args.file)?;
-    let document = describe(&bytes).with_context(|| format!("{}", args.file.display()))?;
+    let file = || format!("{}", args.file.display());
+    let contents = envelope::open(input::read(&args.file, input::FIRMWARE)?).with_context(file)?;
+    let mut document = describe(&contents.bytes).with_context(file)?;
+    if !contents.layers.is_empty() {
+        document["envelope"] = json!(contents.layers);
+    }
+    if let Some(table) = &contents.table {
+        document["certificate_table"] = certificate_table(table).with_context(file)?;
+    }
     output::print(&document, args.json)
 }
+
+/// What these bytes most likely are, be they damaged.
+pub fn recognise(bytes: &[u8]) -> Option<&'static str> {
+    RECOGNISERS.iter().find(|recogniser| (recogniser.looks)(bytes)).map(|recogniser| recogniser.name)
+}
+
+/// The name of what `verify snp` takes.
+pub const REPORT: &str = "SEV-SNP report";
+/// The name of what `verify tdx` takes.
+pub const QUOTE: &str = "TDX quote";
 
 /// What a kind of file looks like, and what it says.
 struct Recogniser {
@@ -43,13 +60,14 @@ struct Recogniser {
 
 /// In the order of the looks: what is recognised by less comes later.
 const RECOGNISERS: &[Recogniser] = &[
-    Recogniser {
-        name: "SEV-SNP report",
-        looks: looks_like_a_report,
-        describe: |bytes| report(&Report::parse(bytes)?),
-    },
+    Recogniser { name: REPORT, looks: looks_like_a_report, describe: |bytes| report(&Report::parse(bytes)?) },
     Recogniser { name: "firmware ROM", looks: Rom::recognises, describe: inspect_rom::rom },
-    Recogniser { name: "TDX quote", looks: Quote::recognises, describe: inspect_tdx::quote },
+    Recogniser { name: QUOTE, looks: Quote::recognises, describe: inspect_tdx::quote },
+    Recogniser {
+        name: "SGX quote",
+        looks: looks_like_an_sgx_quote,
+        describe: |_| bail!("quotes of SGX enclaves are not read here: only those of TDs"),
+    },
     Recogniser { name: "event log", looks: EventLog::recognises, describe: inspect_tdx::event_log },
     Recogniser {
         name: "JSON document",
@@ -92,11 +110,6 @@ fn describe(bytes: &[u8]) -> anyhow::Result<Value> {
         Some(recogniser) => {
             (recogniser.describe)(bytes).with_context(|| format!("damaged {}", recogniser.name))
         }
-        None if let Some(inner) = hex_text(bytes) => {
-            let looks = RECOGNISERS.iter().find(|recogniser| (recogniser.looks)(&inner));
-            let of = looks.map_or("bytes", |recogniser| recogniser.name);
-            bail!("{} hexadecimal digits, of a {of}: give the bytes that they stand for", 2 * inner.len())
-        }
         None => {
             let names: Vec<_> = RECOGNISERS.iter().map(|recogniser| recogniser.name).collect();
             bail!("none of these: {}", names.join(", "))
@@ -104,12 +117,16 @@ fn describe(bytes: &[u8]) -> anyhow::Result<Value> {
     }
 }
 
-/// What hexadecimal digits stand for.
-fn hex_text(bytes: &[u8]) -> Option<Vec<u8>> {
-    hex::decode(bytes.trim_ascii()).ok().filter(|bytes| !bytes.is_empty())
-}
-
 const PEM_BEGIN: &[u8] = b"-----BEGIN ";
+
+/// The header of a quote of version 3, or of a later one whose TEE type is SGX's, with ECDSA and Intel's vendor ID.
+fn looks_like_an_sgx_quote(bytes: &[u8]) -> bool {
+    let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u32::from_le_bytes(*word));
+    // Version, then the type of the attestation key: 2 and 3 are ECDSA's.
+    let versions = [3, 4, 5].map(|version| [2, 3].map(|key| key << 16 | version));
+    let header = word(0).is_some_and(|first| versions.as_flattened().contains(&first)) && word(4) == Some(0);
+    header && bytes.get(12..28).is_some_and(|vendor| *vendor == Quote::INTEL_QE_VENDOR_ID)
+}
 
 /// The right length, or about that and a version and the signature algorithm where a report has them.
 fn looks_like_a_report(bytes: &[u8]) -> bool {
@@ -259,6 +276,8 @@ mod tests {
         let entries = [Entry { kind: EntryKind::VCEK, blob: b"vcek" }];
         let table = build(&entries).unwrap();
         let policy = b"vmpl = [0]\nmeasurement = [\n".to_vec();
+        let sgx =
+            [&[3, 0, 2, 0, 0, 0, 0, 0, 9, 0, 13, 0][..], &Quote::INTEL_QE_VENDOR_ID, &[0; 404]].concat();
         for (bytes, parts) in [
             (report(Report::BYTES - 1), &["SEV-SNP report", "1184 bytes; here are 1183"][..]),
             (report(Report::BYTES + 1), &["SEV-SNP report", "here are 1185"]),
@@ -284,6 +303,7 @@ mod tests {
             (b"[guest_policy]\ndebgu = \"allowed\"\n".to_vec(), &["policy", "debgu"]),
             (b"eyJhbGciOiJFUzI1NiJ9.e30".to_vec(), &["token", "three parts"]),
             (vec![0xd9, 0x01, 0xf5, 0xff], &["CoRIM"]),
+            (sgx, &["SGX quote", "only those of TDs"]),
             (b"hello".to_vec(), &["none of these"]),
             (vec![], &["none of these"]),
         ] {

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloister_attestation::corim::Contents;
+use cloister_attestation::json as document_json;
 use cloister_attestation::measure::snp::{LaunchTranscript, ReferenceValue};
 use cloister_attestation::measure::tdx;
 use cloister_attestation::snp::{BitsClaims, GuestPolicy, Hex, IdAuth, IdBlock, Policy};
@@ -81,13 +82,13 @@ const KINDS: &[Kind] = &[
 
 /// Whether this begins as an object or a list of objects does; `[` alone begins tables of TOML.
 pub fn looks_like_json(bytes: &[u8]) -> bool {
-    let text = bytes.trim_ascii_start();
+    let text = document_json::without_mark(bytes).trim_ascii_start();
     text.strip_prefix(b"[").map_or(text, <[u8]>::trim_ascii_start).starts_with(b"{")
 }
 
 /// What a JSON document says.
 pub fn json_document(bytes: &[u8]) -> anyhow::Result<Value> {
-    let object: Object = match serde_json::from_slice(bytes)? {
+    let object: Object = match serde_json::from_slice(document_json::without_mark(bytes))? {
         Value::Array(values) => {
             // What `measure --cpus 1-64` prints.
             let values: anyhow::Result<Vec<_>> = values.into_iter().map(reference_value).collect();
@@ -129,7 +130,7 @@ fn is_policy_key(key: &str) -> bool {
 
 /// Whether some line of a text begins a field or a table of a policy's.
 pub fn looks_like_a_policy(bytes: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let Ok(text) = std::str::from_utf8(document_json::without_mark(bytes)) else { return false };
     let key = |line: &str| -> String {
         let end = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
         line.trim().trim_start_matches('[').split(end).next().unwrap_or_default().to_owned()
@@ -139,13 +140,13 @@ pub fn looks_like_a_policy(bytes: &[u8]) -> bool {
 
 /// What a policy in TOML says.
 pub fn toml_policy(bytes: &[u8]) -> anyhow::Result<Value> {
-    policy(&toml::from_str(std::str::from_utf8(bytes)?)?)
+    policy(&toml::from_str(std::str::from_utf8(document_json::without_mark(bytes))?)?)
 }
 
 /// What a policy says, defaults included: of the TEE whose policy it can be, or of both.
 fn policy(document: &Value) -> anyhow::Result<Value> {
-    let snp = Policy::deserialize(document).map(|policy| json!(policy));
-    let tdx = TdxPolicy::deserialize(document).map(|policy| json!(policy));
+    let snp = <Policy as Deserialize>::deserialize(document).map(|policy| json!(policy));
+    let tdx = <TdxPolicy as Deserialize>::deserialize(document).map(|policy| json!(policy));
     match (snp, tdx) {
         (Ok(snp), Ok(tdx)) => Ok(json!({"kind": "policy", "snp": snp, "tdx": tdx})),
         (Ok(snp), Err(_)) => Ok(json!({"kind": "policy", "snp": snp})),

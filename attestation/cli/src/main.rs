@@ -5,8 +5,10 @@
 //! and never the network; every judgement is the library's.
 
 mod collateral;
+mod envelope;
 mod explain;
 mod id_block;
+mod input;
 mod inspect;
 mod inspect_documents;
 mod inspect_rom;
@@ -82,8 +84,9 @@ fn read_key(path: &Path) -> anyhow::Result<SigningKey> {
     key.with_context(|| format!("{}", path.display()))
 }
 
+/// Reads a document; images have limits of their own.
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    input::read(path, input::DOCUMENT)
 }
 
 /// A hexadecimal number with or without `0x`.

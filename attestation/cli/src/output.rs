@@ -89,10 +89,17 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if unprintable(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// An error with its causes. What it quotes cannot pass for a line of ours: lines after the first are indented.
+/// An error with its causes, each once: many an error quotes its cause and names it, too. What it quotes cannot pass for a
+/// line of ours: lines after the first are indented.
 pub fn error_text(error: &anyhow::Error) -> String {
-    let lines = format!("{error:#}").split('\n').map(printable).collect::<Vec<_>>();
-    lines.join("\n    ")
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += if text.is_empty() { "" } else { ": " };
+            text += &cause;
+        }
+    }
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n    ")
 }
 
 #[cfg(test)]
@@ -119,5 +126,11 @@ mod tests {
         assert_eq!(printable("CN=Zürich, ✓"), "CN=Zürich, ✓");
         let error = anyhow::anyhow!("unknown \u{1b}[2J\naccepted").context("policy");
         assert_eq!(error_text(&error), "policy: unknown \u{fffd}[2J\n    accepted");
+    }
+
+    #[test]
+    fn a_cause_that_the_error_quotes_is_said_once() {
+        let error = anyhow::anyhow!("expected value").context("no answer: expected value").context("a.json");
+        assert_eq!(error_text(&error), "a.json: no answer: expected value");
     }
 }

@@ -330,7 +330,7 @@ fn what_the_program_writes_it_recognises() {
         (block, "ID block (not compared with its signature)", "/guest_policy/smt"),
         (auth, "ID authentication (not compared with an ID block)", "/id_key_digest"),
         (file("policy.toml", policy), "policy", "/snp/tcb/genoa"),
-        (file("policy.json", r#"{"rtmr0": []}"#.into()), "policy", "/tdx/rtmr0"),
+        (file("policy.json", format!(r#"{{"rtmr0": ["{}"]}}"#, "00".repeat(48))), "policy", "/tdx/rtmr0"),
         (file("chain.pem", crl), "certificates", "/certificates/1/subject"),
     ] {
         let (code, document) = run(&["inspect", "--json", &path]);

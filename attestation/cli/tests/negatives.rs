@@ -15,7 +15,7 @@ fn verify(negative: &Negative, folder: &Path, temporary: &Path) -> (i32, Value) 
     let (mut report, mut vek) = (read(negative.report), read(negative.vek));
     (negative.change)(&mut report, &mut vek);
     let (report, vek) = (write(temporary, "report", report), write(temporary, "vek", vek));
-    let policy = write(temporary, "policy.toml", negative.policy);
+    let policy = write(temporary, "policy.toml", negative.policy());
     let certificates = if negative.in_table() { "--cert-table" } else { "--vek" };
     let mut arguments = vec!["verify", "snp", "--json", "--at", negative.at, "--report", &report];
     arguments.extend([certificates, &vek, "--policy", &policy]);

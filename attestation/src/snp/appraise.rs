@@ -1,11 +1,12 @@
 //! The second question: is this authentic report one that the relying party accepts?
 
 use alloc::format;
+use alloc::vec::Vec;
 use core::fmt;
 
 use super::authenticate::Authentic;
 use super::chain::Revocation;
-use super::policy::{AbiVersion, BitRule, Hex, Policy, RevocationRule};
+use super::policy::{AbiVersion, BitRule, Hex, Policy, REVOCATION, RevocationRule};
 use super::report::Report;
 use crate::verdict::{Code, Reasons};
 
@@ -19,6 +20,14 @@ pub fn appraise(authentic: &Authentic, policy: &Policy) -> Reasons {
     tcb(authentic, policy, &mut reasons);
     revocation(authentic, policy, &mut reasons);
     reasons
+}
+
+/// What neither `policy` nor the checks of `authentic` decided. A current CRL decides revocation, asked for or not.
+pub(super) fn undecided(authentic: &Authentic, policy: &Policy) -> Vec<&'static str> {
+    let checked = matches!(authentic.revocation, Revocation::Checked { .. });
+    let mut open = policy.unchecked();
+    open.retain(|name| !(checked && *name == REVOCATION));
+    open
 }
 
 /// Refuses a value that is on no list, unless there is no list.
@@ -227,14 +236,22 @@ fn tcb(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
 }
 
 fn revocation(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
-    if policy.revocation == RevocationRule::IfGiven {
-        return;
-    }
     let (root, time) = (authentic.root().common_name(), authentic.time);
+    match (authentic.revocation, policy.revocation) {
+        // Whoever gives CRLs wants revocation checked: wrong ones are not as good as none.
+        (Revocation::Inapplicable, RevocationRule::IfGiven) => {
+            let message = format!("CRLs were given, and none is of {root}, the root of this chain");
+            return reasons.push(Code::CrlInapplicable, message);
+        }
+        (_, RevocationRule::IfGiven | RevocationRule::Optional) => return,
+        (_, RevocationRule::Required) => {}
+    }
     match authentic.revocation {
         Revocation::Checked { .. } => {}
-        Revocation::NotChecked => reasons.push(Code::CrlMissing, format!("no CRL of {root} was given")),
-        Revocation::Stale { this_update, .. } if time < this_update => {
+        Revocation::NotChecked | Revocation::Inapplicable => {
+            reasons.push(Code::CrlMissing, format!("no CRL of {root} was given"));
+        }
+        Revocation::Stale { this_update, .. } if time.is_before(this_update) => {
             let message = format!("the CRL of {root} was issued at {this_update}, and it is {time}");
             reasons.push(Code::CrlNotYetValid, message);
         }

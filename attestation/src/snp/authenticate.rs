@@ -13,7 +13,7 @@ use super::tcb::Product;
 use super::vek::{Vek, VekError};
 use crate::signature::Backend;
 use crate::verdict::{Code, Reasons};
-use crate::x509::{Certificate, Crl, UnixTime, certificates, crls};
+use crate::x509::{Certificate, Crl, Moment, certificates, crls};
 
 /// More certificates than any evidence has.
 const MAX_CERTIFICATES: usize = 16;
@@ -35,7 +35,7 @@ pub struct Evidence<'a> {
 /// What the vendor publishes beside its roots.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Collateral<'a> {
-    /// CRLs, each item DER or PEM; those of other roots than the evidence's are ignored.
+    /// CRLs, each item DER or PEM, of as many roots as there may be: those of the evidence's root count.
     pub crls: &'a [&'a [u8]],
 }
 
@@ -46,7 +46,7 @@ pub struct Authentic {
     pub(super) signer: VerifiedVek,
     pub(super) revocation: Revocation,
     pub(super) chip_id_masked: bool,
-    pub(super) time: UnixTime,
+    pub(super) time: Moment,
 }
 
 impl Authentic {
@@ -115,7 +115,8 @@ impl VerifiedVek {
 
     /// As [`authenticate`], for another report of the same key: everything is checked but the signatures of the
     /// certificates and CRLs.
-    pub fn authenticate(&self, report: &[u8], time: UnixTime) -> Result<Authentic, Reasons> {
+    pub fn authenticate(&self, report: &[u8], time: impl Into<Moment>) -> Result<Authentic, Reasons> {
+        let time = time.into();
         let Chain { vek, vek_certificate, intermediate, root, revocation, backend } = &*self.0;
         let mut reasons = Reasons::default();
         let report = reasons.note(Code::ReportMalformed, Report::parse(report));
@@ -147,7 +148,7 @@ pub fn authenticate(
     evidence: &Evidence<'_>,
     roots: &TrustRoots,
     collateral: &Collateral<'_>,
-    time: UnixTime,
+    time: impl Into<Moment>,
 ) -> Result<Authentic, Reasons> {
     authenticate_with(&Backend::default(), evidence, roots, collateral, time)
 }
@@ -158,8 +159,9 @@ pub fn authenticate_with(
     evidence: &Evidence<'_>,
     roots: &TrustRoots,
     collateral: &Collateral<'_>,
-    time: UnixTime,
+    time: impl Into<Moment>,
 ) -> Result<Authentic, Reasons> {
+    let time = time.into();
     let mut reasons = Reasons::default();
     let report = reasons.note(Code::ReportMalformed, Report::parse(evidence.report));
     let supplied = supplied_certificates(evidence, &mut reasons);
@@ -209,7 +211,7 @@ impl<'a> Candidate<'a> {
         certificate: &'a Certificate,
         report: &Report,
         backend: &Backend,
-        time: UnixTime,
+        time: Moment,
     ) -> Self {
         let mut reasons = Reasons::default();
         let vek = Vek::new(kind, certificate);
@@ -317,7 +319,7 @@ fn find_veks<'a>(
     report: &Report,
     supplied: &'a [Certificate],
     backend: &Backend,
-    time: UnixTime,
+    time: Moment,
     reasons: &mut Reasons,
 ) -> Vec<Candidate<'a>> {
     let name = kind.common_name();

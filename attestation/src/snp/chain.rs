@@ -12,15 +12,17 @@ use super::roots::{TrustRoots, root_product};
 use super::tcb::Product;
 use crate::signature::Backend;
 use crate::verdict::{Code, Reasons};
-use crate::x509::{Certificate, Crl, UnixTime};
+use crate::x509::{Certificate, Crl, Moment, UnixTime};
 
 /// What is known about revocation.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "status")]
 pub enum Revocation {
-    /// No CRL of the root was given.
+    /// No CRL was given.
     NotChecked,
+    /// CRLs were, and none of them is of the root: they say nothing about this chain.
+    Inapplicable,
     /// One was, but it is of another time; what it revokes was honoured.
     Stale {
         /// When it was issued.
@@ -39,14 +41,14 @@ pub enum Revocation {
 
 impl Revocation {
     /// What the same CRL is worth at another time.
-    pub(super) fn at(self, time: UnixTime) -> Self {
+    pub(super) fn at(self, time: Moment) -> Self {
         let (this_update, next_update) = match self {
-            Self::NotChecked => return Self::NotChecked,
+            Self::NotChecked | Self::Inapplicable => return self,
             Self::Stale { this_update, next_update } => (this_update, next_update),
             Self::Checked { this_update, next_update } => (this_update, Some(next_update)),
         };
         match next_update {
-            Some(next_update) if (this_update..next_update).contains(&time) => {
+            Some(next_update) if !time.is_before(this_update) && !time.has_reached(next_update) => {
                 Self::Checked { this_update, next_update }
             }
             next_update => Self::Stale { this_update, next_update },
@@ -63,7 +65,7 @@ pub(super) struct ChainInputs<'a> {
     /// What the root revoked, according to whoever gave these.
     pub crls: &'a [Crl],
     /// Now.
-    pub time: UnixTime,
+    pub time: Moment,
     pub backend: &'a Backend,
 }
 
@@ -190,7 +192,7 @@ fn check_authorities<'a>(
 }
 
 /// Checks what an endorsement key's certificate says of itself.
-pub(super) fn check_leaf(vek: &Certificate, time: UnixTime, reasons: &mut Reasons) {
+pub(super) fn check_leaf(vek: &Certificate, time: Moment, reasons: &mut Reasons) {
     check_window("endorsement key", vek, time, reasons);
     if vek.is_authority() {
         reasons.push(Code::CertificateProfile, "the endorsement key's certificate is that of an authority");
@@ -205,7 +207,7 @@ pub(super) fn check_windows(
     vek: &Certificate,
     intermediate: &Certificate,
     root: &Certificate,
-    time: UnixTime,
+    time: Moment,
     reasons: &mut Reasons,
 ) {
     for (role, certificate) in [("endorsement key", vek), ("intermediate", intermediate), ("root", root)] {
@@ -213,14 +215,14 @@ pub(super) fn check_windows(
     }
 }
 
-fn check_window(role: &str, certificate: &Certificate, time: UnixTime, reasons: &mut Reasons) {
+fn check_window(role: &str, certificate: &Certificate, time: Moment, reasons: &mut Reasons) {
     let (from, to) = (certificate.not_before(), certificate.not_after());
     let name = certificate.common_name();
-    if time < from {
+    if time.is_before(from) {
         let message = format!("the {role} certificate {name} is valid from {from}, and it is {time}");
         reasons.push(Code::CertificateNotYetValid, message);
     }
-    if time > to {
+    if time.is_after(to) {
         let message = format!("the {role} certificate {name} was valid until {to}, and it is {time}");
         reasons.push(Code::CertificateExpired, message);
     }
@@ -251,7 +253,8 @@ fn find_root<'a>(
         signed.is_ok()
     });
     let first = signers.next();
-    let valid = |root: &&Certificate| (root.not_before()..=root.not_after()).contains(&inputs.time);
+    let time = inputs.time;
+    let valid = |root: &&Certificate| !time.is_before(root.not_before()) && !time.is_after(root.not_after());
     if let Some(root) = first.into_iter().chain(signers).find(valid).or(first) {
         return Some(root);
     }
@@ -278,7 +281,10 @@ fn check_revocation(
     intermediate: &Certificate,
     reasons: &mut Reasons,
 ) -> Revocation {
-    let mut best = Revocation::NotChecked;
+    let mut best = match inputs.crls {
+        [] => Revocation::NotChecked,
+        _ => Revocation::Inapplicable,
+    };
     for crl in inputs.crls.iter().filter(|crl| crl.issuer() == root.subject()) {
         if let Err(error) = crl.verify_signed_by(root, inputs.backend) {
             reasons.push(Code::CrlSignature, format!("the CRL of {}: {error}", root.common_name()));
@@ -297,14 +303,14 @@ fn check_revocation(
     best
 }
 
-fn status(crl: &Crl, time: UnixTime) -> Revocation {
+fn status(crl: &Crl, time: Moment) -> Revocation {
     Revocation::Stale { this_update: crl.this_update(), next_update: crl.next_update() }.at(time)
 }
 
 /// A current CRL is better than a stale one, a later one than an earlier one.
 fn better(a: Revocation, b: Revocation) -> Revocation {
     let rank = |revocation: &Revocation| match *revocation {
-        Revocation::NotChecked => (0, UnixTime(0)),
+        Revocation::NotChecked | Revocation::Inapplicable => (0, UnixTime(0)),
         Revocation::Stale { this_update, .. } => (1, this_update),
         Revocation::Checked { this_update, .. } => (2, this_update),
     };

@@ -192,7 +192,7 @@ impl Authentic {
                 sha256: Hex(self.root().fingerprint()),
             },
             revocation: self.revocation,
-            verified_at: self.time,
+            verified_at: self.time.time,
         }
     }
 }

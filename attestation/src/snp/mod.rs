@@ -45,6 +45,8 @@ pub use report::{Cpuid, FirmwareVersion, Report, ReportError, SigningKey};
 pub use tcb::{Product, TcbPart, TcbVersion};
 
 #[cfg(feature = "verify")]
+use self::appraise::undecided;
+#[cfg(feature = "verify")]
 pub use self::{
     appraise::appraise,
     authenticate::{Authentic, Collateral, Evidence, VerifiedVek, authenticate, authenticate_with},
@@ -61,6 +63,9 @@ pub use self::{
 #[cfg(feature = "verify")]
 pub(crate) use self::{appraise::listed, policy::bit_rules};
 
+#[cfg(feature = "verify")]
+pub use crate::contradiction::PolicyError;
+
 /// A verdict about SEV-SNP evidence.
 #[cfg(feature = "verify")]
 pub type Verdict = crate::verdict::Verdict<Claims>;
@@ -74,9 +79,12 @@ pub fn verify(
     time: crate::x509::UnixTime,
     policy: &Policy,
 ) -> Verdict {
-    let unchecked = policy.unchecked();
-    match authenticate(evidence, roots, collateral, time) {
-        Ok(authentic) => Verdict::new(appraise(&authentic, policy), Some(authentic.claims()), unchecked),
-        Err(reasons) => Verdict::new(reasons, None, unchecked),
+    let moment = crate::x509::Moment { time, tolerance_seconds: policy.clock_tolerance_seconds };
+    match authenticate(evidence, roots, collateral, moment) {
+        Ok(authentic) => {
+            let unchecked = undecided(&authentic, policy);
+            Verdict::new(appraise(&authentic, policy), Some(authentic.claims()), unchecked)
+        }
+        Err(reasons) => Verdict::new(reasons, None, policy.unchecked()),
     }
 }

@@ -9,7 +9,7 @@
 //! measurement = ["1f0c…"]          # allow-list, 48 bytes each
 //! report_data = "00ff…"            # exactly these 64 bytes
 //! vmpl = [0]
-//! revocation = "required"          # a current CRL of the root must be given; or "if-given"
+//! revocation = "required"          # a current CRL of the root must be given; or "if-given", "optional"
 //!
 //! [guest_policy]                   # each bit: "forbidden", "allowed" or "required"
 //! debug = "forbidden"
@@ -31,6 +31,8 @@
 //! min_committed = "1.55.39"
 //! ```
 
+mod check;
+
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -43,6 +45,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::bits::{GuestPolicy, PlatformInfo};
 use super::report::FirmwareVersion;
 use super::tcb::{Product, TcbPart};
+use crate::x509::Moment;
 
 /// `N` bytes, as hexadecimal digits in documents.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -150,9 +153,11 @@ impl From<UnknownBitRule> for BitRule {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RevocationRule {
-    /// A CRL that is given is honoured; none need be, nor be current.
+    /// None need be given; of those that are, one must be of the chain's root. What it revokes is revoked, whatever its time.
     #[default]
     IfGiven,
+    /// As `if-given`, and CRLs that are all of other roots are no error.
+    Optional,
     /// A current CRL of the root must be given.
     Required,
 }
@@ -366,7 +371,7 @@ pub struct MitigationRules {
 /// allows nothing.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct Policy {
     /// Allowed launch digests.
     pub measurement: Option<Vec<Hex<48>>>,
@@ -411,6 +416,9 @@ pub struct Policy {
     pub allow_provisional_firmware: bool,
     /// Whether a CRL is needed. Default: `if-given`.
     pub revocation: RevocationRule,
+    /// Seconds by which the clocks of whoever issued certificates and CRLs may differ from the verifier's; a day at most.
+    /// Default: 60.
+    pub clock_tolerance_seconds: u32,
     /// Rules for the guest policy.
     pub guest_policy: GuestPolicyRules,
     /// Rules for the platform.
@@ -422,6 +430,22 @@ pub struct Policy {
     /// Least and greatest TCB versions by product. With any listed, the others are refused.
     #[cfg_attr(feature = "schema", schemars(extend("propertyNames" = {"enum": Product::ALL})))]
     pub tcb: BTreeMap<Product, TcbRules>,
+}
+
+impl Serialize for Policy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+/// As its fields say, but no policy that can accept nothing. (The derived function of that name, which serde's `remote` makes
+/// an inherent one, does not look: read policies through the trait, as every format's crate does.)
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let policy = Self::deserialize(deserializer)?;
+        policy.check().map_err(D::Error::custom)?;
+        Ok(policy)
+    }
 }
 
 impl Default for Policy {
@@ -448,6 +472,7 @@ impl Default for Policy {
             allow_masked_chip_id: false,
             allow_provisional_firmware: false,
             revocation: RevocationRule::IfGiven,
+            clock_tolerance_seconds: Moment::DEFAULT_TOLERANCE_SECONDS,
             guest_policy: GuestPolicyRules::default(),
             platform_info: PlatformInfoRules::default(),
             firmware: FirmwareRules::default(),
@@ -456,6 +481,9 @@ impl Default for Policy {
         }
     }
 }
+
+/// In the list of what is not decided.
+pub(super) const REVOCATION: &str = "revocation";
 
 impl Policy {
     /// What nobody decides if not this policy: without the first and `report_data`, *some* guest is behind the report.
@@ -471,7 +499,7 @@ impl Policy {
             ("min_guest_svn", !by_measurement && by_key && self.min_guest_svn == 0),
             ("report_data", self.report_data.is_none()),
             ("tcb", self.tcb.is_empty()),
-            ("revocation", self.revocation == RevocationRule::IfGiven),
+            (REVOCATION, self.revocation != RevocationRule::Required),
         ];
         open.into_iter().filter(|(_, open)| *open).map(|(name, _)| name).collect()
     }
@@ -510,21 +538,25 @@ mod tests {
     #[test]
     fn what_is_left_open_is_named() {
         let always = ["report_data", "tcb", "revocation"];
+        let (digest, id) = ("00".repeat(48), "00".repeat(16));
+        let read = |document: &str| -> Policy {
+            serde_json::from_str(&document.replace("DIGEST", &digest).replace("ID", &id)).unwrap()
+        };
         for (document, open) in [
             ("{}", &["measurement"][..]),
-            (r#"{"measurement": []}"#, &[]),
-            (r#"{"id_key_digest": []}"#, &["min_guest_svn"]),
-            (r#"{"author_key_digest": [], "min_guest_svn": 1}"#, &[]),
-            (r#"{"id_key_digest": [], "min_guest_svn": 1}"#, &[]),
-            (r#"{"id_key_digest": [], "measurement": []}"#, &[]),
-            (r#"{"family_id": [], "image_id": [], "min_guest_svn": 1}"#, &["measurement"]),
+            (r#"{"measurement": ["DIGEST"]}"#, &[]),
+            (r#"{"id_key_digest": ["DIGEST"]}"#, &["min_guest_svn"]),
+            (r#"{"author_key_digest": ["DIGEST"], "min_guest_svn": 1}"#, &[]),
+            (r#"{"id_key_digest": ["DIGEST"], "min_guest_svn": 1}"#, &[]),
+            (r#"{"id_key_digest": ["DIGEST"], "measurement": ["DIGEST"]}"#, &[]),
+            (r#"{"family_id": ["ID"], "image_id": ["ID"], "min_guest_svn": 1}"#, &["measurement"]),
         ] {
-            let policy: Policy = serde_json::from_str(document).unwrap();
-            assert_eq!(policy.unchecked(), [open, &always].concat(), "{document}");
+            assert_eq!(read(document).unchecked(), [open, &always].concat(), "{document}");
         }
-        let rest = r#"{"measurement": [], "tcb": {"milan": {}}, "revocation": "required"}"#;
-        let policy: Policy = serde_json::from_str(rest).unwrap();
-        assert_eq!(policy.unchecked(), ["report_data"]);
+        let rest = r#"{"measurement": ["DIGEST"], "tcb": {"milan": {}}, "revocation": "required"}"#;
+        assert_eq!(read(rest).unchecked(), ["report_data"]);
+        let optional = rest.replace("required", "optional");
+        assert_eq!(read(&optional).unchecked(), ["report_data", "revocation"]);
     }
 
     #[test]

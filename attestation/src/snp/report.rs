@@ -148,6 +148,8 @@ const KEY_INFO_DEFINED: u32 = 0x1f;
 impl Report {
     /// Its size.
     pub const BYTES: usize = 1184;
+    /// The versions that are known here.
+    pub const VERSIONS: core::ops::RangeInclusive<u32> = 2..=5;
     /// How many bytes, from the first, the signature covers.
     pub const SIGNED_BYTES: usize = 0x2a0;
 
@@ -156,7 +158,7 @@ impl Report {
     pub fn parse(bytes: &[u8]) -> Result<Self, ReportError> {
         let report = Self::read_from_bytes(bytes).map_err(|_| ReportError::Length { len: bytes.len() })?;
         let version = report.version();
-        if !(2..=5).contains(&version) {
+        if !Self::VERSIONS.contains(&version) {
             return Err(ReportError::Version(version));
         }
         let unsigned = matches!(report.signing_key(), SigningKey::None);

@@ -88,7 +88,7 @@ fn tcb(authentic: &Authentic, policy: &Policy, reasons: &mut Reasons) {
     let accepted = |status| rules.accepted.contains(&status);
     let grace = u64::from(rules.out_of_date_grace_days).saturating_mul(SECONDS_PER_DAY);
     let in_grace = tcb.status.is_out_of_date()
-        && authentic.time.0 <= tcb.date.0.saturating_add(grace)
+        && authentic.time.time.0 <= tcb.date.0.saturating_add(grace)
         && accepted(tcb.status.before_out_of_date());
     if !accepted(tcb.status) && !in_grace {
         let message = format!("the TCB, of {}, is {}", tcb.date, tcb.status);

@@ -12,14 +12,17 @@ use super::chain::{self, PckCa, Window};
 use super::claims::EventLogClaims;
 use super::collateral::{Collateral, Crls};
 use super::documents::{ModuleSigner, QeIdentity, TcbInfo};
-use super::event_log::{EventLog, EventLogError};
+use super::event_log::{EventLog, EventLogQuirk, Inconsistency};
 use super::pck::{Pck, PckError};
 use super::policy::Padding;
 use super::quote::{EnclaveReport, Quote, TdReport};
 use super::tcb::{self, TcbStatus, TcbVerdict};
 use crate::signature::Backend;
 use crate::verdict::{Code, Reasons};
-use crate::x509::{Certificate, UnixTime};
+use crate::x509::{Certificate, Moment, UnixTime};
+
+/// Inconsistencies of one event log that are named: a log of nothing else has thousands.
+const MAX_INCONSISTENCIES: usize = 16;
 
 /// What a guest or its host presents. None of it is trusted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +31,27 @@ pub struct Evidence<'a> {
     pub quote: &'a [u8],
     /// The log of what the guest's firmware measured (the area that ACPI's CCEL table points to).
     pub event_log: Option<&'a [u8]>,
+}
+
+/// What a relying party says before anything is checked: what time it is, and what it lets pass in an event log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conditions<'a> {
+    /// Now.
+    pub time: Moment,
+    /// Quirks that are no inconsistency of an event log. None, unless the policy names some.
+    pub event_log_quirks: &'a [EventLogQuirk],
+}
+
+impl From<UnixTime> for Conditions<'_> {
+    fn from(time: UnixTime) -> Self {
+        Moment::from(time).into()
+    }
+}
+
+impl From<Moment> for Conditions<'_> {
+    fn from(time: Moment) -> Self {
+        Self { time, event_log_quirks: &[] }
+    }
 }
 
 /// A quote that is authentic: only [`authenticate`] makes one.
@@ -45,7 +69,7 @@ pub struct Authentic {
     pub(super) crls: Crls,
     pub(super) event_log: Option<EventLogClaims>,
     pub(super) root: Certificate,
-    pub(super) time: UnixTime,
+    pub(super) time: Moment,
 }
 
 impl Authentic {
@@ -109,13 +133,13 @@ impl VerifiedPlatform {
 
     /// As [`authenticate`]. The signatures of the PCK certificate and of the quoting enclave's report are not checked
     /// again where the quote has the very bytes that were checked before, under the same authority and root.
-    pub fn authenticate(
+    pub fn authenticate<'c>(
         &self,
         evidence: &Evidence<'_>,
         collateral: &Collateral,
-        time: UnixTime,
+        conditions: impl Into<Conditions<'c>>,
     ) -> Result<Authentic, Reasons> {
-        authenticate_with(Some(self), evidence, collateral, time)
+        authenticate_with(Some(self), evidence, collateral, conditions.into())
     }
 
     /// Whether everything that vouches for this quote's attestation key is what was checked.
@@ -130,27 +154,28 @@ impl VerifiedPlatform {
 /// Checks the quote's form and signatures, the platform's certificate against collateral and root, the TCB against
 /// what Intel publishes, and the event log against the quote, all at `time`. Refuses with every reason that was
 /// found.
-pub fn authenticate(
+pub fn authenticate<'c>(
     evidence: &Evidence<'_>,
     collateral: &Collateral,
-    time: UnixTime,
+    conditions: impl Into<Conditions<'c>>,
 ) -> Result<Authentic, Reasons> {
-    authenticate_with(None, evidence, collateral, time)
+    authenticate_with(None, evidence, collateral, conditions.into())
 }
 
 fn authenticate_with(
     known: Option<&VerifiedPlatform>,
     evidence: &Evidence<'_>,
     collateral: &Collateral,
-    time: UnixTime,
+    conditions: Conditions<'_>,
 ) -> Result<Authentic, Reasons> {
+    let time = conditions.time;
     let mut reasons = Reasons::default();
     let quote = reasons.note(Code::QuoteMalformed, Quote::parse(evidence.quote));
     reasons.append(collateral.reasons.clone());
     collateral.windows.iter().for_each(|window| window.check(time, &mut reasons));
     let authentic = quote.and_then(|quote| {
         let report = quote.report();
-        let event_log = event_log(evidence, report, &mut reasons);
+        let event_log = event_log(evidence, report, conditions.event_log_quirks, &mut reasons);
         check_quote(&quote, &collateral.backend, &mut reasons);
         let platform = match known.filter(|known| known.vouches_for(&quote, collateral)) {
             Some(known) => Some(known.clone()),
@@ -214,7 +239,7 @@ fn check_attestation_key(quote: &Quote<'_>, reasons: &mut Reasons) {
 }
 
 /// What time and collateral say about a PCK certificate, however often its signature has been checked.
-fn check_pck(certificate: &Certificate, collateral: &Collateral, time: UnixTime, reasons: &mut Reasons) {
+fn check_pck(certificate: &Certificate, collateral: &Collateral, time: Moment, reasons: &mut Reasons) {
     let (name, issuer) = (certificate.common_name(), certificate.issuer());
     Window::of_certificate(certificate).check(time, reasons);
     let crl = collateral.pck_crl.as_ref();
@@ -227,7 +252,7 @@ fn check_pck(certificate: &Certificate, collateral: &Collateral, time: UnixTime,
 fn platform(
     quote: &Quote<'_>,
     collateral: &Collateral,
-    time: UnixTime,
+    time: Moment,
     reasons: &mut Reasons,
 ) -> Option<Platform> {
     let known = collateral.pck_ca.as_ref().map(|(ca, _)| ca);
@@ -270,7 +295,7 @@ fn issuer(
     certificate: &Certificate,
     others: &[Certificate],
     collateral: &Collateral,
-    time: UnixTime,
+    time: Moment,
     reasons: &mut Reasons,
 ) -> Option<(Certificate, PckCa)> {
     let name = certificate.common_name();
@@ -296,7 +321,7 @@ fn issuer(
 fn other_issuer(
     ca: &Certificate,
     collateral: &Collateral,
-    time: UnixTime,
+    time: Moment,
     reasons: &mut Reasons,
 ) -> Option<PckCa> {
     let root = collateral.root.as_ref()?;
@@ -371,19 +396,18 @@ fn check_module(report: &TdReport, signer: &ModuleSigner, reasons: &mut Reasons)
     }
 }
 
-/// Reads the event log and compares its replay with the RTMRs of the quote.
-fn event_log(evidence: &Evidence<'_>, report: &TdReport, reasons: &mut Reasons) -> Option<EventLogClaims> {
-    let log = match EventLog::parse(evidence.event_log?) {
-        Ok(log) => log,
-        Err(error) => {
-            let code = match error {
-                EventLogError::Inconsistent(_) => Code::EventLogInconsistent,
-                _ => Code::EventLogMalformed,
-            };
-            reasons.push(code, error);
-            return None;
-        }
-    };
+/// Reads the event log, looks for contradictions, and compares its replay with the RTMRs of the quote.
+fn event_log(
+    evidence: &Evidence<'_>,
+    report: &TdReport,
+    quirks: &[EventLogQuirk],
+    reasons: &mut Reasons,
+) -> Option<EventLogClaims> {
+    let log = reasons.note(Code::EventLogMalformed, EventLog::read(evidence.event_log?))?;
+    let allowed = |found: &Inconsistency| found.quirk().is_some_and(|quirk| quirks.contains(&quirk));
+    for found in log.inconsistencies().iter().filter(|found| !allowed(found)).take(MAX_INCONSISTENCIES) {
+        reasons.push(Code::EventLogInconsistent, found);
+    }
     let replayed = log.replay();
     for (index, _) in replayed.iter().zip(&report.base.rtmrs).enumerate().filter(|(_, (log, own))| log != own)
     {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::roots::TrustRoots;
 use crate::signature::Backend;
 use crate::verdict::{Code, Reasons};
-use crate::x509::{Certificate, Crl, UnixTime, certificates};
+use crate::x509::{Certificate, Crl, Moment, UnixTime, certificates};
 
 /// More certificates than any chain has.
 const MAX_CERTIFICATES: usize = 4;
@@ -73,17 +73,21 @@ impl Window {
     }
 
     /// Refuses `time` outside of the window.
-    pub fn check(&self, time: UnixTime, reasons: &mut Reasons) {
+    pub fn check(&self, time: Moment, reasons: &mut Reasons) {
         let (early, late) = match self.kind {
             WindowKind::Certificate => (Code::CertificateNotYetValid, Code::CertificateExpired),
             WindowKind::Crl => (Code::CrlNotYetValid, Code::CrlExpired),
             WindowKind::Document => (Code::CollateralNotYetValid, Code::CollateralExpired),
         };
         let Self { name, from, to, kind } = self;
-        if time < *from {
+        if time.is_before(*from) {
             reasons.push(early, format!("{name} is valid from {from}, and it is {time}"));
         }
-        if time > *to || (*kind == WindowKind::Crl && time == *to) {
+        let late_now = match kind {
+            WindowKind::Crl => time.has_reached(*to),
+            WindowKind::Certificate | WindowKind::Document => time.is_after(*to),
+        };
+        if late_now {
             reasons.push(late, format!("{name} was valid until {to}, and it is {time}"));
         }
     }

@@ -279,7 +279,7 @@ impl Authentic {
                 subject: self.root.subject_text().into(),
                 sha256: Hex(self.root.fingerprint()),
             },
-            verified_at: self.time,
+            verified_at: self.time.time,
         }
     }
 

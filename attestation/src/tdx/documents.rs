@@ -96,12 +96,7 @@ fn json<'a, T: Deserialize<'a>>(bytes: &'a [u8], document: &'static str) -> Resu
     if bytes.len() > MAX_BYTES {
         return Err(CollateralError::TooLong { len: bytes.len() });
     }
-    // Text needs no second look at its encoding, string by string.
-    let value = match core::str::from_utf8(bytes) {
-        Ok(text) => serde_json::from_str(text),
-        Err(_) => serde_json::from_slice(bytes),
-    };
-    value.map_err(|error| CollateralError::Json { document, error })
+    crate::json::object(bytes).map_err(|error| CollateralError::Json { document, error })
 }
 
 /// What Intel says about a model of platform (PCS API version 4, "Get TDX TCB Info").

@@ -114,6 +114,25 @@ pub enum Inconsistency {
     SecondSeparator { event: usize, rtmr: RtmrIndex },
 }
 
+/// An inconsistency that genuine firmware has, and that a relying party may let pass by name.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum EventLogQuirk {
+    /// A register has several separators: EDK II of 2022 and 2023 measured one for each PCR that it maps to the register.
+    SecondSeparator,
+}
+
+impl Inconsistency {
+    /// The quirk that it may be.
+    pub const fn quirk(&self) -> Option<EventLogQuirk> {
+        match self {
+            Self::SecondSeparator { .. } => Some(EventLogQuirk::SecondSeparator),
+            Self::EventDigest { .. } | Self::SeparatorData { .. } => None,
+        }
+    }
+}
+
 /// One of RTMR0 to RTMR3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RtmrIndex(u8);

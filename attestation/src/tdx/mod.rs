@@ -52,13 +52,15 @@ mod roots;
 mod tcb;
 
 pub use bits::{TdAttributes, Xfam};
-pub use event_log::{Event, EventData, EventLog, EventLogError, Inconsistency, Label, RtmrIndex};
+pub use event_log::{
+    Event, EventData, EventLog, EventLogError, EventLogQuirk, Inconsistency, Label, RtmrIndex,
+};
 pub use quote::{BodyType, EnclaveReport, Quote, QuoteError, Td10, Td15, Td15Ex, TdReport};
 
 #[cfg(feature = "verify")]
 pub use self::{
     appraise::appraise,
-    authenticate::{Authentic, Evidence, VerifiedPlatform, authenticate},
+    authenticate::{Authentic, Conditions, Evidence, VerifiedPlatform, authenticate},
     chain::PckCa,
     claims::{Claims, EventClaims, EventLogClaims, ExtendedClaims, LogWord},
     collateral::{Collateral, Crls},
@@ -69,6 +71,9 @@ pub use self::{
     roots::{RootError, TrustRoots},
     tcb::{Level, LevelError, MissedLevel, Part, PlatformSvns, Shortfall, TcbStatus, TcbVerdict},
 };
+
+#[cfg(feature = "verify")]
+pub use crate::contradiction::PolicyError;
 
 /// A verdict about TDX evidence.
 #[cfg(feature = "verify")]
@@ -83,7 +88,9 @@ pub fn verify(
     policy: &Policy,
 ) -> Verdict {
     let unchecked = policy.unchecked();
-    match authenticate(evidence, collateral, time) {
+    let moment = crate::x509::Moment { time, tolerance_seconds: policy.clock_tolerance_seconds };
+    let conditions = Conditions { time: moment, event_log_quirks: &policy.event_log_quirks };
+    match authenticate(evidence, collateral, conditions) {
         Ok(authentic) => Verdict::new(appraise(&authentic, policy), Some(authentic.claims()), unchecked),
         Err(reasons) => Verdict::new(reasons, None, unchecked),
     }

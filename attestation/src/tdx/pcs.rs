@@ -83,7 +83,7 @@ fn read<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, PcsError> {
     if answer.len() > MAX_BYTES {
         return Err(PcsError::TooLong(answer.len()));
     }
-    Ok(serde_json::from_slice(answer)?)
+    Ok(crate::json::object(answer)?)
 }
 
 /// A chain of certificates as PEM: from PEM, from PEM that is percent-encoded, or from the headers of an answer.

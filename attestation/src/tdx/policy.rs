@@ -21,15 +21,19 @@
 //! out_of_date_grace_days = 30
 //! ```
 
+mod check;
+
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::bits::TdAttributes;
+use super::event_log::EventLogQuirk;
 use super::tcb::TcbStatus;
 use crate::snp::{BitRule, Hex, bit_rules};
+use crate::x509::Moment;
 
 bit_rules! {
     /// Rules for ATTRIBUTES, which the TD was created with.
@@ -143,8 +147,8 @@ impl Default for PlatformRules {
 
 /// The whole policy. A list that is absent allows everything; an empty list allows nothing.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct Policy {
     /// Allowed measurements of the TD's first memory.
     pub mrtd: Option<Vec<Hex<48>>>,
@@ -184,12 +188,62 @@ pub struct Policy {
     pub quote_padding: PaddingRule,
     /// Whether an event log is needed. Default: `if-given`.
     pub event_log: EventLogRule,
+    /// Inconsistencies that an event log may have since genuine firmware has them. Default: none.
+    pub event_log_quirks: Vec<EventLogQuirk>,
+    /// Seconds by which the clocks of whoever issued certificates, CRLs and collateral may differ from the verifier's; a day at
+    /// most. Default: 60.
+    pub clock_tolerance_seconds: u32,
     /// Rules for the TD's attributes.
     pub td_attributes: TdAttributeRules,
     /// Rules for what Intel says about the TCB.
     pub tcb: TcbRules,
     /// Rules for the platform.
     pub platform: PlatformRules,
+}
+
+impl Serialize for Policy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+/// As its fields say, but no policy that can accept nothing. (The derived function of that name, which serde's `remote` makes
+/// an inherent one, does not look: read policies through the trait, as every format's crate does.)
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let policy = Self::deserialize(deserializer)?;
+        policy.check().map_err(D::Error::custom)?;
+        Ok(policy)
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            mrtd: None,
+            rtmr0: None,
+            rtmr1: None,
+            rtmr2: None,
+            rtmr3: None,
+            report_data: None,
+            mrseam: None,
+            mrconfigid: None,
+            mrowner: None,
+            mrownerconfig: None,
+            mrservicetd: None,
+            xfam: None,
+            min_tee_tcb_svn: None,
+            platform_instance_id: None,
+            fmspc: None,
+            quote_padding: PaddingRule::default(),
+            event_log: EventLogRule::default(),
+            event_log_quirks: Vec::new(),
+            clock_tolerance_seconds: Moment::DEFAULT_TOLERANCE_SECONDS,
+            td_attributes: TdAttributeRules::default(),
+            tcb: TcbRules::default(),
+            platform: PlatformRules::default(),
+        }
+    }
 }
 
 /// Bytes or number: without the prefix that makes it a number, digits are bytes.

@@ -15,4 +15,4 @@ pub use certificate::{CaProfileError, Certificate, CertificateError};
 pub use crl::{Crl, CrlError};
 pub use pem::{PemError, certificates, crls};
 pub use signed::SignatureError;
-pub use time::{ParseTimeError, UnixTime};
+pub use time::{Moment, ParseTimeError, UnixTime};

@@ -15,7 +15,7 @@ use cloister_attestation::snp::{
     authenticate, verify,
 };
 use cloister_attestation::verdict::Reasons;
-use cloister_attestation::x509::UnixTime;
+use cloister_attestation::x509::{Moment, UnixTime};
 use p384::ecdsa::Signature;
 use p384::ecdsa::signature::hazmat::PrehashSigner;
 use rand::rngs::StdRng;
@@ -372,7 +372,8 @@ impl Scenario {
             trusted: CertSpec::ark(product),
             crls: Vec::new(),
             raw_crls: Vec::new(),
-            policy: Policy::default(),
+            // To the second: cases are made at both ends of what holds.
+            policy: Policy { clock_tolerance_seconds: 0, ..Policy::default() },
             at: NOW,
         }
     }
@@ -403,7 +404,9 @@ impl Scenario {
     }
 
     pub fn authenticate(&self) -> Result<Authentic, Reasons> {
-        self.ask(authenticate)
+        self.ask(|evidence, roots, collateral, at| {
+            authenticate(evidence, roots, collateral, Moment::exactly(at))
+        })
     }
 
     fn ask<T>(&self, question: impl FnOnce(&Evidence<'_>, &TrustRoots, &Collateral<'_>, UnixTime) -> T) -> T {

@@ -19,6 +19,11 @@ pub struct Negative {
 }
 
 impl Negative {
+    /// Its policy, to the second: cases are made at both ends of what holds.
+    pub fn policy(&self) -> String {
+        format!("clock_tolerance_seconds = 0\n{}", self.policy)
+    }
+
     /// Whether the certificates are in a table.
     pub fn in_table(&self) -> bool {
         self.vek.ends_with("certtable.bin")

@@ -10,7 +10,7 @@ use cloister_attestation::tdx::{EventLog, Quote};
 
 use super::{Args, check_question, mistakes, transcript};
 use crate::measure::tdx::Files;
-use crate::read;
+use crate::{input, read};
 
 pub fn explain(args: &Args) -> anyhow::Result<Explanation> {
     let measurement = measurement(args)?;
@@ -26,7 +26,7 @@ pub fn explain(args: &Args) -> anyhow::Result<Explanation> {
         ..Question::default()
     };
     let Some(path) = &args.firmware else { return Ok(answer(&question)) };
-    let firmware = read(path)?;
+    let firmware = input::read(path, input::FIRMWARE)?;
     let unusable = || format!("{} is unusable", path.display());
     let tdvf = Tdvf::parse(&firmware).with_context(unusable)?;
     let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 pub use counts::Counts;
 
-use crate::{output, read};
+use crate::{input, output};
 
 #[derive(Debug, Subcommand)]
 pub enum Measure {
@@ -74,7 +74,8 @@ pub struct KernelFiles<'a> {
 impl Kernel {
     /// Reads the files.
     pub fn read(&self) -> anyhow::Result<KernelFiles<'_>> {
-        let file = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
+        let file =
+            |path: &Option<PathBuf>| path.as_deref().map(|path| input::read(path, input::KERNEL)).transpose();
         let cmdline = self.cmdline.as_deref().unwrap_or_default();
         Ok(KernelFiles { kernel: file(&self.kernel)?, initrd: file(&self.initrd)?, cmdline })
     }

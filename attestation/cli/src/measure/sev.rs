@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::snp::{IMPOSSIBLE, Processor, Vmm};
 use super::{Guest, Kernel, print_each};
-use crate::{output, read};
+use crate::{input, output};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -57,7 +57,7 @@ pub struct ReferenceValue {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let firmware = read(&args.firmware)?;
+    let firmware = input::read(&args.firmware, input::FIRMWARE)?;
     let (rom, kernel) = (rom(&args.firmware, &firmware)?, kernel(&args.kernel)?);
     let digest = sev_digest(&rom, kernel.as_ref()).context(IMPOSSIBLE)?;
     let (measurement, inputs) = (hex::encode(digest), InputDigests::new(&rom, kernel.as_ref()));
@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 pub fn run_es(args: &EsArgs) -> anyhow::Result<()> {
-    let firmware = read(&args.firmware)?;
+    let firmware = input::read(&args.firmware, input::FIRMWARE)?;
     let (rom, kernel) = (rom(&args.firmware, &firmware)?, kernel(&args.guest.kernel)?);
     let (cpu, flavour) = (args.processor.model()?, VmmFlavour::from(args.vmm));
     let inputs = InputDigests::new(&rom, kernel.as_ref());

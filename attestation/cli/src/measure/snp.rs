@@ -11,7 +11,7 @@ use cloister_attestation::measure::snp::{
 };
 
 use super::{Guest, KernelFiles, Results};
-use crate::{parse_hex, read};
+use crate::{input, parse_hex};
 
 /// CPUID Fn0000_0001_EAX of the machine that the emulator emulates: an EPYC of the Genoa family.
 const DEFAULT_CPU: VcpuModel = VcpuModel(0x00a1_0f11);
@@ -96,7 +96,7 @@ impl Launch {
         firmware: &Path,
         then: impl FnOnce(&LaunchInputs<'_>, &LaunchPlan<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let bytes = read(firmware)?;
+        let bytes = input::read(firmware, input::FIRMWARE)?;
         let rom = Rom::parse(&bytes).with_context(|| format!("{} is unusable", firmware.display()))?;
         let KernelFiles { kernel, initrd, cmdline } = self.guest.kernel.read()?;
         let inputs = LaunchInputs {

@@ -12,7 +12,7 @@ use cloister_attestation::measure::tdx::{
 use cloister_attestation::measure::{PAGE_SIZE, acpi};
 
 use super::{Guest, KernelFiles, Results};
-use crate::read;
+use crate::{input, read};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Order {
@@ -106,7 +106,7 @@ impl<'a> Files<'a> {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let firmware = read(&args.firmware)?;
+    let firmware = input::read(&args.firmware, input::FIRMWARE)?;
     let unusable = || format!("{} is unusable", args.firmware.display());
     let tdvf = Tdvf::parse(&firmware).with_context(unusable)?;
     let plan = LaunchPlan::new(&tdvf).with_context(unusable)?;

@@ -2,22 +2,25 @@
 
 mod ear;
 mod snp;
+mod summary;
 mod tdx;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use cloister_attestation::ear::Attested;
+use cloister_attestation::json;
 use cloister_attestation::snp::Hex;
 use cloister_attestation::verdict::Verdict;
 use cloister_attestation::x509::UnixTime;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::envelope::{self, Contents};
 use crate::output::{self, printable};
-use crate::read;
+use crate::{inspect, read};
+use summary::Summary;
 
 #[derive(Debug, Subcommand)]
 pub enum Verify {
@@ -48,6 +51,12 @@ struct Common {
     /// What the report data must be, 64 bytes
     #[arg(long, value_name = "HEX")]
     report_data: Option<Hex<64>>,
+    /// Seconds by which clocks may differ, instead of the policy's (60 if it says nothing)
+    #[arg(long, value_name = "SECONDS")]
+    clock_tolerance: Option<u32>,
+    /// Refuse what the policy leaves open: measurement, report data, TCB and revocation must all be decided
+    #[arg(long)]
+    decided: bool,
     /// The time to verify at, in UTC and whole seconds, written exactly like 2026-11-21T07:00:00Z; now if not given
     #[arg(long, value_name = "TIME")]
     at: Option<UnixTime>,
@@ -56,6 +65,31 @@ struct Common {
     /// Print the whole verdict as JSON
     #[arg(long)]
     json: bool,
+    /// Print nothing of an accepted verdict, and of a refused one only the reasons
+    #[arg(long, conflicts_with = "json")]
+    quiet: bool,
+}
+
+/// Evidence that the command line names, taken out of what it came in. Bytes that are recognisably something else are a mistake
+/// of the caller's and no verdict about a guest.
+fn evidence(path: &Path, expected: &'static str) -> anyhow::Result<Contents> {
+    let name = || path.display().to_string();
+    let contents = envelope::open(read(path)?).with_context(name)?;
+    match inspect::recognise(&contents.bytes) {
+        Some(found) if found != expected => {
+            let hint = match found {
+                inspect::REPORT => ": `verify snp` takes it",
+                inspect::QUOTE => ": `verify tdx` takes it",
+                _ => "",
+            };
+            bail!("{} is no {expected} but a {found}{hint}", name())
+        }
+        _ => {}
+    }
+    if !contents.layers.is_empty() {
+        eprintln!("cloister-attest: {}: a {expected} in {}", printable(&name()), contents.layers.join(", "));
+    }
+    Ok(contents)
 }
 
 impl Common {
@@ -63,11 +97,12 @@ impl Common {
     fn policy<P: Default + DeserializeOwned>(&self) -> anyhow::Result<P> {
         let Some(path) = &self.policy else { return Ok(P::default()) };
         let unusable = || format!("policy {} is unusable", path.display());
-        let text = String::from_utf8(read(path)?).with_context(unusable)?;
+        let bytes = read(path)?;
+        let text = std::str::from_utf8(json::without_mark(&bytes)).with_context(unusable)?;
         // No TOML begins with a brace.
         match text.trim_start().starts_with('{') {
-            true => serde_json::from_str(&text).with_context(unusable),
-            false => toml::from_str(&text).with_context(unusable),
+            true => json::object(text.as_bytes()).with_context(unusable),
+            false => toml::from_str(text).with_context(unusable),
         }
     }
 
@@ -97,27 +132,13 @@ impl Common {
     }
 
     /// Writes and prints a verdict of that time; returns whether the evidence was accepted.
-    fn conclude<C: Attested>(&self, verdict: &Verdict<C>, time: UnixTime) -> anyhow::Result<bool> {
-        ear::write(&self.ear, verdict, time)?;
+    fn conclude<C: Attested + Summary>(&self, verdict: Verdict<C>, time: UnixTime) -> anyhow::Result<bool> {
+        let verdict = if self.decided { verdict.decided() } else { verdict };
+        ear::write(&self.ear, &verdict, time)?;
         match self.json {
-            true => output::print(verdict, true)?,
-            false => print_for_people(verdict)?,
+            true => output::print(&verdict, true)?,
+            false => summary::print(&verdict, self.quiet)?,
         }
         Ok(verdict.is_accepted())
-    }
-}
-
-fn print_for_people<C: Serialize>(verdict: &Verdict<C>) -> anyhow::Result<()> {
-    let mut text = String::from(if verdict.is_accepted() { "accepted\n" } else { "REJECTED\n" });
-    for reason in &verdict.reasons {
-        text.push_str(&format!("  {:?}: {}\n", reason.code.kind(), printable(&reason.to_string())));
-    }
-    if !verdict.unchecked.is_empty() {
-        text.push_str(&format!("not decided by the policy: {}\n", verdict.unchecked.join(", ")));
-    }
-    output::write(&text)?;
-    match &verdict.claims {
-        Some(claims) => output::print(&serde_json::json!({ "claims": claims }), false),
-        None => Ok(()),
     }
 }

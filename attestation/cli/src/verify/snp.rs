@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use cloister_attestation::snp::{Collateral, Evidence, Policy, TrustRoots, verify};
 
-use super::Common;
-use crate::read;
+use super::{Common, evidence};
+use crate::{inspect, read};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The report, 1184 bytes
+    /// The report: 1184 bytes, or what it is found in (text, gzip, a cloud's blob, a broker's JSON); `-` is standard input
     #[arg(long, value_name = "FILE")]
     report: PathBuf,
     /// Certificate of the VCEK or VLEK, DER or PEM
@@ -31,17 +32,19 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<bool> {
     let mut policy: Policy = args.common.policy()?;
     policy.report_data = args.common.report_data.or(policy.report_data);
+    policy.clock_tolerance_seconds = args.common.clock_tolerance.unwrap_or(policy.clock_tolerance_seconds);
+    policy.check().context("--clock-tolerance")?;
     let roots = args.common.roots(TrustRoots::amd, TrustRoots::add)?;
     let time = args.common.time()?;
-    let report = read(&args.report)?;
-    let table = args.cert_table.as_deref().map(read).transpose()?;
+    let found = evidence(&args.report, inspect::REPORT)?;
+    let table = args.cert_table.as_deref().map(read).transpose()?.or(found.table);
     let certificates = args.vek.iter().chain(&args.chain).map(|path| read(path));
     let certificates: Vec<_> = certificates.collect::<Result<_, _>>()?;
     let certificates: Vec<_> = certificates.iter().map(Vec::as_slice).collect();
     let crls: Vec<_> = args.crl.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
     let crls: Vec<_> = crls.iter().map(Vec::as_slice).collect();
     let evidence =
-        Evidence { report: &report, certificates: &certificates, certificate_table: table.as_deref() };
+        Evidence { report: &found.bytes, certificates: &certificates, certificate_table: table.as_deref() };
     let verdict = verify(&evidence, &roots, &Collateral { crls: &crls }, time, &policy);
-    args.common.conclude(&verdict, time)
+    args.common.conclude(verdict, time)
 }

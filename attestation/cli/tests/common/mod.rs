@@ -8,7 +8,16 @@ use serde_json::Value;
 
 /// A folder of the vectors; says by name what is skipped where it is absent.
 pub fn vectors(part: &str) -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors").join(part);
+    shared(&format!("vectors/{part}"))
+}
+
+/// Inputs that failed when they were tried; as [`vectors`].
+pub fn cases() -> Option<PathBuf> {
+    shared("cases")
+}
+
+fn shared(part: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(part);
     if !folder.is_dir() {
         eprintln!("SKIPPED: no {}", folder.display());
         return None;

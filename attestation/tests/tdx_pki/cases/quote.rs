@@ -1,6 +1,6 @@
 //! Quotes and event logs that are wrong.
 
-use cloister_attestation::tdx::EventLogRule;
+use cloister_attestation::tdx::{EventLogQuirk, EventLogRule};
 
 use super::Case;
 use crate::tdx_pki::Key;
@@ -220,6 +220,39 @@ pub const EVENT_LOG: &[Case] = &[
             s.event_log = Some(s.quote.measure(&events));
         },
         &["event-log-inconsistent"],
+    ),
+    (
+        "log with a second separator that the policy lets pass",
+        |s| {
+            let mut events = usual_events();
+            events.push(event(1, 4, &[0; 4]));
+            s.event_log = Some(s.quote.measure(&events));
+            s.policy.event_log_quirks = vec![EventLogQuirk::SecondSeparator];
+        },
+        &[],
+    ),
+    (
+        "log with a second separator that the policy lets pass, and with other text",
+        |s| {
+            let mut events = usual_events();
+            events.push(event(1, 4, &[0; 4]));
+            s.quote.measure(&events);
+            events[6].data = b"kernel_cmdline: root=/dev/evil\0".to_vec();
+            s.event_log = Some(log(&events));
+            s.policy.event_log_quirks = vec![EventLogQuirk::SecondSeparator];
+        },
+        &["event-log-inconsistent"],
+    ),
+    (
+        "log that contradicts itself and does not lead to the quote",
+        |s| {
+            let mut events = usual_events();
+            s.quote.measure(&events);
+            events[5].data = b"kernel_cmdline: set quiet=1\0".to_vec();
+            events.push(event(3, 0xd, b"one more"));
+            s.event_log = Some(log(&events));
+        },
+        &["event-log-inconsistent", "event-log-replay"],
     ),
     (
         "log with a second separator that is called an action",
