@@ -1,23 +1,38 @@
 //! Accepting memory: PVALIDATE or TDG.MEM.PAGE.ACCEPT of every page of RAM, once.
 //!
+//! No page stays as the host left it: what the TDX module does not zero, this code does.
+//!
 //! A page that turns out to be validated already is one that the host has put somewhere twice; a page that is
 //! validated a second time could be swapped for its former self. Both end the guest.
 
 use crate::layout::{
-    BIOS_AREA, BOUNCE, GHCB, GIB, HIGH_RAM_START, LARGE_PAGE, LAUNCHED, LAUNCHED_TD, LOW_RAM_END, PAGE, Range,
+    BIOS_AREA, BOUNCE, GHCB, GIB, HIGH_RAM_START, LARGE_PAGE, LAUNCH_STACK, LAUNCHED, LAUNCHED_TD,
+    LOW_RAM_END, PAGE, Range, TD_HOB, VECTORS,
 };
 use crate::machine::{Guest, Machine, PageSize, Validation};
 use crate::memory_map::Ram;
 use crate::termination::{Stop, TerminationReason};
+use crate::vectors;
 
 const fn refused(detail: &'static str) -> Stop {
     Stop::because(TerminationReason::PageValidationFailed, detail)
 }
 
-/// Validates all RAM but the pages that the launch validated and those that are shared.
+/// Validates and fills what a processor in its launched state reads when it is interrupted. This comes before any word of
+/// the host's is read: from then on a guest has something to lose.
+pub fn take_vectors<M: Machine>(machine: &mut M) -> Result<(), Stop> {
+    let validation = machine.take_page_0(vectors::fill);
+    changed(validation)
+}
+
+/// Validates all RAM but the pages that the launch validated, those that are shared, and the launch state's stack.
 pub fn accept<M: Machine>(machine: &mut M, ram: &Ram) -> Result<(), Stop> {
     // The first 2 MiB page by page: it has launched and shared pages in it, and the page tables for the rest.
-    small(machine, Range::new(0, LOW_RAM_END))?;
+    small(machine, Range::new(VECTORS.end, LOW_RAM_END))?;
+    if let Guest::Td { .. } = machine.guest() {
+        // The launch accepted it, with contents of the host's. Other such pages are cleared before they are used.
+        machine.ram(TD_HOB)?.fill(0);
+    }
     small(machine, BIOS_AREA)?;
     small(machine, Range::new(HIGH_RAM_START, LARGE_PAGE))?;
     for part in ram.above_2m() {
@@ -46,7 +61,7 @@ fn small<M: Machine>(machine: &mut M, range: Range) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Pages that the launch has accepted, or that are shared while the firmware runs.
+/// Pages that the launch has accepted, that are shared while the firmware runs, or that nobody ever accepts.
 fn excluded(guest: Guest, page: &Range) -> bool {
     let any = |launched: &[(Range, u32)]| launched.iter().any(|(range, _)| range.overlaps(page));
     let mine = match guest {
@@ -54,12 +69,27 @@ fn excluded(guest: Guest, page: &Range) -> bool {
         Guest::Snp { .. } => any(&LAUNCHED) || GHCB.overlaps(page),
         Guest::Td { .. } => any(&LAUNCHED_TD),
     };
-    mine || BOUNCE.overlaps(page)
+    mine || BOUNCE.overlaps(page) || LAUNCH_STACK.overlaps(page)
 }
 
 /// Validates one 4 KiB page.
-pub fn one_small<M: Machine>(machine: &mut M, gpa: u64) -> Result<(), Stop> {
-    match machine.validate(gpa, PageSize::Small) {
+fn one_small<M: Machine>(machine: &mut M, gpa: u64) -> Result<(), Stop> {
+    let validation = take(machine, gpa, PageSize::Small);
+    changed(validation)
+}
+
+/// Validates a page and, if it changed, takes out of it what the host left there.
+fn take<M: Machine>(machine: &mut M, gpa: u64, size: PageSize) -> Validation {
+    let validation = machine.validate(gpa, size);
+    if validation == Validation::Changed && matches!(machine.guest(), Guest::Snp { .. }) {
+        machine.clear(gpa, size);
+    }
+    validation
+}
+
+/// Anything but a page that was not validated and now is ends the guest.
+fn changed(validation: Validation) -> Result<(), Stop> {
+    match validation {
         Validation::Changed => Ok(()),
         Validation::Unchanged => Err(refused("a page was validated already")),
         Validation::SizeMismatch | Validation::Failed(_) => Err(refused("a page could not be validated")),
@@ -69,11 +99,9 @@ pub fn one_small<M: Machine>(machine: &mut M, gpa: u64) -> Result<(), Stop> {
 /// A range inside one GiB. TDs may have pages of that size, which PVALIDATE does not know.
 fn part_of_gib<M: Machine>(machine: &mut M, range: Range) -> Result<(), Stop> {
     if range.len() == GIB && matches!(machine.guest(), Guest::Td { .. }) {
-        match machine.validate(range.start, PageSize::Huge) {
-            Validation::Changed => return Ok(()),
+        match take(machine, range.start, PageSize::Huge) {
             Validation::SizeMismatch => {}
-            Validation::Unchanged => return Err(refused("a page was validated already")),
-            Validation::Failed(_) => return Err(refused("a page could not be validated")),
+            validation => return changed(validation),
         }
     }
     large(machine, range)
@@ -86,11 +114,9 @@ fn large<M: Machine>(machine: &mut M, range: Range) -> Result<(), Stop> {
         if next > range.end {
             return small(machine, Range::new(at, range.end));
         }
-        match machine.validate(at, PageSize::Large) {
-            Validation::Changed => {}
+        match take(machine, at, PageSize::Large) {
             Validation::SizeMismatch => small(machine, Range::new(at, next))?,
-            Validation::Unchanged => return Err(refused("a page was validated already")),
-            Validation::Failed(_) => return Err(refused("a page could not be validated")),
+            validation => changed(validation)?,
         }
         at = next;
     }

@@ -6,8 +6,8 @@ use cloister_attestation::measure::tdx::Rtmrs;
 use sha2::{Digest, Sha256};
 
 use crate::layout::{
-    BOUNCE, CPUID, GHCB, KERNEL_HASHES, LAUNCHED, LAUNCHED_TD, PAGE, PD_1, PD_WINDOW, RAM_ABOVE_4G, Range,
-    SEC_MEM,
+    BOUNCE, CPUID, GHCB, KERNEL_HASHES, LAUNCH_STACK, LAUNCHED, LAUNCHED_TD, NOT_RAM, PAGE, RAM_ABOVE_4G,
+    Range,
 };
 use crate::machine::{Guest, Machine, PageSize, Validation, Width};
 use crate::metadata::guid;
@@ -44,6 +44,8 @@ pub struct Fake {
     pub items: BTreeMap<u16, Vec<u8>>,
     /// Lies.
     pub lies: Lies,
+    /// fw_cfg transfers so far.
+    pub transfers: u32,
     /// What was printed.
     pub console: String,
     /// PCI configuration writes: (address, value).
@@ -185,6 +187,7 @@ impl Fake {
             above_4g_end: RAM_ABOVE_4G,
             items: BTreeMap::new(),
             lies: Lies::default(),
+            transfers: 0,
             console: String::new(),
             config_writes: Vec::new(),
             host_bridge: 0xFFFF_FFFF,
@@ -275,6 +278,7 @@ impl Fake {
     }
 
     fn dma(&mut self) {
+        self.transfers += 1;
         let word = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
         let control = word(&self.shared[0..4]);
         let length = word(&self.shared[4..8]) as usize;
@@ -302,6 +306,13 @@ impl Fake {
     pub fn is_shared(&self, page: u64) -> bool {
         let ghcb = matches!(self.guest, Guest::Snp { .. }) && GHCB.contains(&Range::new(page, page + PAGE));
         ghcb || BOUNCE.contains(&Range::new(page, page + PAGE))
+    }
+
+    /// Pages that are not there need no clearing.
+    fn zero(&mut self, gpa: u64, bytes: u64) {
+        if let Some(range) = self.ram.get_mut(gpa as usize..(gpa + bytes) as usize) {
+            range.fill(0);
+        }
     }
 
     fn is_ram(&self, page: u64) -> bool {
@@ -365,9 +376,32 @@ impl Machine for Fake {
         }
         for page in pages() {
             assert!(!self.is_shared(page), "{page:#x} is shared");
+            assert!(
+                !LAUNCH_STACK.contains(&Range::new(page, page + PAGE)),
+                "{page:#x} is the launch's stack"
+            );
             *self.validated.entry(page).or_default() += 1;
         }
+        if matches!(self.guest, Guest::Td { .. }) {
+            self.zero(gpa, length);
+        }
         Validation::Changed
+    }
+
+    fn clear(&mut self, gpa: u64, size: PageSize) {
+        assert!(matches!(self.guest, Guest::Snp { .. }), "the TDX module clears");
+        for page in (gpa..gpa + size.bytes()).step_by(PAGE as usize) {
+            assert_eq!(self.validations(page), 1, "{page:#x} is used before it is accepted");
+        }
+        self.zero(gpa, size.bytes());
+    }
+
+    fn take_page_0(&mut self, fill: fn(&mut [u8; 4096])) -> Validation {
+        let validation = self.validate(0, PageSize::Small);
+        if validation == Validation::Changed {
+            fill((&mut self.ram[..PAGE as usize]).try_into().unwrap());
+        }
+        validation
     }
 
     fn extend_rtmr(&mut self, rtmr: u8, digest: &[u8; 48]) -> Result<(), Stop> {
@@ -389,8 +423,7 @@ impl Machine for Fake {
     }
 
     fn ram(&mut self, range: Range) -> Result<&mut [u8], Stop> {
-        let own = [Range::new(0, SEC_MEM.end), Range::new(PD_1, PD_WINDOW + PAGE), GHCB, BOUNCE];
-        assert!(!own.iter().any(|own| own.overlaps(&range)), "{range:x?} is the firmware's own");
+        assert!(!NOT_RAM.iter().any(|own| own.overlaps(&range)), "{range:x?} is the firmware's own");
         let low = Range::new(0, 0xA_0000).contains(&range);
         assert!(low || Range::new(0x10_0000, self.ram_end).contains(&range), "{range:x?} is not RAM");
         if self.guest.is_confidential() {

@@ -46,8 +46,11 @@ impl Range {
     }
 }
 
-/// Stack. Page 0 below it is never mapped while the firmware runs, so an overflow faults. Its lowest words are not the
-/// stack's: first the flag of a failure, then what the reset code found ([`TD_GPAW`]).
+/// What a processor in real mode reads when it is interrupted: the interrupt vectors. Filled by the firmware before it
+/// takes any word of the host's, and nobody's afterwards; see [`crate::vectors`].
+pub const VECTORS: Range = Range::new(0, PAGE);
+/// Stack. Page 0 below it is never mapped at its own address while the firmware runs, so an overflow faults. Its lowest
+/// words are not the stack's: first the flag of a failure, then what the reset code found ([`TD_GPAW`]).
 pub const STACK: Range = Range::new(0x1000, 0x5000);
 /// Guest-physical address width of a TD, as the reset code was told by the TDX module; 0 in other guests.
 pub const TD_GPAW: u64 = STACK.start + 8;
@@ -75,8 +78,9 @@ pub const KERNEL_HASHES_SIZE: u64 = 0x400;
 pub const CC_BLOB: Range = Range::new(0xD000, 0xE000);
 /// Page directory of the second GiB.
 pub const PD_1: u64 = 0xE000;
-/// Page directory of the third GiB.
-pub const PD_2: u64 = 0xF000;
+/// The page to which a processor pushes that is interrupted in its launched state, SS:SP = 0:0. No guest ever accepts it,
+/// here or in Linux, so that the first push faults, whatever the host injects and whenever it does; see [`crate::vectors`].
+pub const LAUNCH_STACK: Range = Range::new(0xF000, 0x1_0000);
 /// Page directory that slides over RAM above 4 GiB.
 pub const PD_WINDOW: u64 = 0x1_0000;
 /// Guest-host communication block, shared with the host while the firmware runs.
@@ -92,6 +96,8 @@ pub const CMDLINE: Range = Range::new(0x2_5000, 0x2_6000);
 /// Where a launcher describes a TD's memory. Nobody reads it here, see `memory_map`; it is asked for because QEMU
 /// starts no TD whose firmware does not.
 pub const TD_HOB: Range = Range::new(0x2_6000, 0x2_7000);
+/// Page directory of the third GiB.
+pub const PD_2: u64 = 0x2_7000;
 /// The bzImage's real-mode part, whose header is parsed and handed on.
 pub const SETUP: Range = Range::new(0x2_8000, 0x4_8000);
 /// ACPI tables.
@@ -106,6 +112,15 @@ pub const AP_TABLES: Range = Range::new(0x6_9000, 0x6_D000);
 pub const AP_MEM: Range = Range::new(MAILBOX.start, AP_TABLES.end);
 /// What Linux goes on using in a TD, or its waiting processors, beside the ACPI tables.
 pub const TD_KEPT: Range = Range::new(EVENT_LOG.start, AP_TABLES.end);
+
+/// What is never handed out as RAM while the firmware runs: it is in use, shared, or not accepted.
+pub const NOT_RAM: [Range; 5] = [
+    Range::new(0, SEC_MEM.end),
+    Range::new(PD_1, PD_WINDOW + PAGE),
+    GHCB,
+    BOUNCE,
+    Range::new(PD_2, PD_2 + PAGE),
+];
 
 /// Conventional memory below the legacy hole.
 pub const LOW_RAM_END: u64 = 0xA_0000;
@@ -175,6 +190,7 @@ mod tests {
     fn places() -> Vec<(&'static str, Range)> {
         let page = |at: u64| Range::new(at, at + PAGE);
         vec![
+            ("vectors", VECTORS),
             ("stack", STACK),
             ("PML4", page(PML4)),
             ("PDPT", page(PDPT)),
@@ -186,6 +202,7 @@ mod tests {
             ("kernel hashes", KERNEL_HASHES),
             ("CC blob", CC_BLOB),
             ("PD 1", page(PD_1)),
+            ("launch stack", LAUNCH_STACK),
             ("PD 2", page(PD_2)),
             ("PD window", page(PD_WINDOW)),
             ("GHCB", GHCB),
@@ -207,7 +224,7 @@ mod tests {
         let places = places();
         for (index, (name, range)) in places.iter().enumerate() {
             assert!(!range.is_empty() && range.start % PAGE == 0 && range.end % PAGE == 0, "{name}");
-            assert!(Range::new(PAGE, LOW_RAM_END).contains(range), "{name}: page 0 is the stack's guard");
+            assert!(Range::new(0, LOW_RAM_END).contains(range), "{name}");
             for (other, second) in &places[..index] {
                 assert!(!range.overlaps(second), "{name} and {other}");
             }
@@ -229,6 +246,18 @@ mod tests {
             for (index, (range, _)) in launched.iter().enumerate() {
                 assert!(launched[..index].iter().all(|(other, _)| !range.overlaps(other)));
             }
+        }
+    }
+
+    #[test]
+    fn what_the_launch_state_pushes_lands_in_the_page_that_nobody_accepts() {
+        // SS:SP = 0:0, a 16-bit stack: three words in real mode, four doublewords at most in protected mode.
+        for bytes in [2, 6, 16] {
+            let at = u64::from(0_u16.wrapping_sub(bytes));
+            assert!(LAUNCH_STACK.contains(&Range::new(at, at + u64::from(bytes))), "{bytes} bytes");
+        }
+        for launched in LAUNCHED.iter().chain(&LAUNCHED_TD) {
+            assert!(!launched.0.overlaps(&LAUNCH_STACK), "{:x?} is accepted by the launch", launched.0);
         }
     }
 

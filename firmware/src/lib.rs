@@ -39,6 +39,7 @@ pub mod sha256;
 pub mod tdcall;
 mod termination;
 mod trust;
+mod vectors;
 
 #[cfg(test)]
 mod fake;

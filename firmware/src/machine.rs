@@ -135,6 +135,13 @@ pub trait Machine {
     /// PVALIDATE of one page that [`Machine::map`] has mapped, or TDG.MEM.PAGE.ACCEPT. Not called in plain guests.
     fn validate(&mut self, gpa: u64, size: PageSize) -> Validation;
 
+    /// Makes a page zero that [`Machine::validate`] has just changed. PVALIDATE leaves in it what the host put there; the
+    /// TDX module zeroes a page when it is accepted, so this is for SNP guests only.
+    fn clear(&mut self, gpa: u64, size: PageSize);
+
+    /// Validates page 0 and fills it, without mapping it at its own address: it is the stack's guard.
+    fn take_page_0(&mut self, fill: fn(&mut [u8; 4096])) -> Validation;
+
     /// TDG.MR.RTMR.EXTEND. Called in TDs only.
     fn extend_rtmr(&mut self, rtmr: u8, digest: &[u8; 48]) -> Result<(), Stop>;
 

@@ -9,8 +9,8 @@ use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::layout::{
-    ACPI, CC_BLOB, ECAM, HIGH_RAM_START, LARGE_PAGE, LOW_RAM_END, PAGE, RAM_ABOVE_4G, RAM_BELOW_4G_END,
-    RAM_END_MAX, ROM, Range, SECRETS, TD_KEPT,
+    ACPI, ECAM, HIGH_RAM_START, LARGE_PAGE, LAUNCH_STACK, LOW_RAM_END, PAGE, RAM_ABOVE_4G, RAM_BELOW_4G_END,
+    RAM_END_MAX, ROM, Range, SECRETS, TD_KEPT, VECTORS,
 };
 use crate::machine::Guest;
 use crate::termination::{Stop, TerminationReason};
@@ -56,7 +56,7 @@ impl E820Entry {
 /// Entries that the host may tell.
 pub const ENTRIES_MAX: usize = 64;
 /// Entries that Linux is told.
-pub const FINAL_ENTRIES_MAX: usize = 11;
+pub const FINAL_ENTRIES_MAX: usize = 12;
 /// Below this no distribution's kernel starts.
 const RAM_MIN: u64 = 32 << 20;
 
@@ -145,9 +145,11 @@ impl Ram {
             Guest::Plain | Guest::Snp { .. } => Range::new(ACPI.end, ACPI.end),
         };
         [
-            (Range::new(0, SECRETS.start), E820Entry::RAM),
-            (Range::new(SECRETS.start, CC_BLOB.end), E820Entry::RESERVED),
-            (Range::new(CC_BLOB.end, ACPI.start), E820Entry::RAM),
+            (VECTORS, E820Entry::RESERVED),
+            (Range::new(VECTORS.end, SECRETS.start), E820Entry::RAM),
+            // With one page more than what outlives the firmware, so that the entry reaches to the page that is no RAM.
+            (Range::new(SECRETS.start, LAUNCH_STACK.end), E820Entry::RESERVED),
+            (Range::new(LAUNCH_STACK.end, ACPI.start), E820Entry::RAM),
             (ACPI, E820Entry::ACPI),
             (kept, E820Entry::ACPI_NVS),
             (Range::new(kept.end, LOW_RAM_END), E820Entry::RAM),

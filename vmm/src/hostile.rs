@@ -1,9 +1,15 @@
 //! What a malicious host would do. For tests of the defence only: nothing here is active unless a hidden flag asks
 //! for it, and then the guest is expected to notice and end itself.
 
+mod planted;
+
+pub use planted::plant;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use kvm_ioctls::VmFd;
 
 use crate::config::Kernel;
 use crate::memory::Converter;
@@ -25,6 +31,21 @@ pub enum Hostile {
     Cmdline,
     /// Fill the pages of a TD that its launch adds without measuring them.
     LaunchMemory,
+    /// Fill the interrupt vectors, and inject an NMI into the parked processor once the firmware has verified everything.
+    ApNmi,
+    /// The same, with the second processor kept back until Linux runs on the first.
+    LateApStart,
+    /// Fill all memory below 1 MiB with a table that Linux looks for.
+    StalePage,
+}
+
+/// When an attack on a running guest happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The firmware has verified what it was given, and says so.
+    Verified,
+    /// Linux's drivers are at work.
+    Linux,
 }
 
 /// A wakeup command for the first application processor (ACPI 6.4, 5.2.12.19), which sends it to such bytes.
@@ -50,9 +71,23 @@ impl Hostile {
             Self::Kernel => flip(&mut image),
             Self::Initrd => flip(initrd.as_deref_mut().unwrap_or_default()),
             Self::Cmdline => cmdline.push_str(" init=/bin/sh"),
-            Self::RamRemap | Self::SharedCode | Self::CpuidPage | Self::LaunchMemory => {}
+            _ => {}
         }
         Kernel { image, initrd, cmdline }
+    }
+
+    /// How many of the launched processors the firmware, and so Linux, is told of.
+    pub fn told_cpus(self, launched: u32) -> u32 {
+        if self == Self::LateApStart { 1 } else { launched }
+    }
+
+    /// When it happens, if it is an attack on a running guest.
+    fn moment(self) -> Option<Moment> {
+        match self {
+            Self::ApNmi => Some(Moment::Verified),
+            Self::RamRemap | Self::SharedCode | Self::LateApStart => Some(Moment::Linux),
+            _ => None,
+        }
     }
 }
 
@@ -62,25 +97,35 @@ const STEP: u64 = 2 << 20;
 /// An attack on a running guest, launched once.
 pub struct Attack {
     kind: Hostile,
+    moment: Moment,
     converter: Arc<Converter>,
+    vm: Arc<VmFd>,
     done: AtomicBool,
 }
 
 impl Attack {
     /// Prepares `kind`, if it is an attack on a running guest.
-    pub fn prepare(kind: Option<Hostile>, converter: Option<&Arc<Converter>>) -> Option<Self> {
-        let kind = kind.filter(|kind| matches!(kind, Hostile::RamRemap | Hostile::SharedCode))?;
-        let converter = converter?.clone();
-        Some(Self { kind, converter, done: AtomicBool::new(false) })
+    pub fn prepare(
+        kind: Option<Hostile>,
+        vm: &Arc<VmFd>,
+        converter: Option<&Arc<Converter>>,
+    ) -> Option<Self> {
+        let (kind, moment) = kind.and_then(|kind| Some((kind, kind.moment()?)))?;
+        let (vm, converter) = (vm.clone(), converter?.clone());
+        Some(Self { kind, moment, converter, vm, done: AtomicBool::new(false) })
     }
 
-    /// Attacks, the first time that this is called. The caller chooses a moment at which Linux runs.
-    pub fn strike(&self) {
-        if self.done.swap(true, Ordering::AcqRel) {
+    /// Attacks, the first time that the moment has come.
+    pub fn strike(&self, moment: Moment) {
+        if moment != self.moment || self.done.swap(true, Ordering::AcqRel) {
             return;
         }
         let Some(ram) = self.converter.slots().first().map(|slot| slot.range.clone()) else { return };
         let result = match self.kind {
+            Hostile::ApNmi | Hostile::LateApStart => {
+                eprintln!("cloister: HOSTILE: starting the second processor as it was launched, with an NMI");
+                planted::start_and_interrupt(&self.vm).map_err(|error| error.to_string())
+            }
             Hostile::RamRemap => {
                 let range = free_memory(&ram);
                 eprintln!(
@@ -89,11 +134,13 @@ impl Attack {
                 );
                 // They come back from guest_memfd as other pages, which the RMP does not know as validated.
                 let mut steps = range.step_by(STEP as usize).map(|at| at..at + STEP);
-                steps.try_for_each(|step| self.converter.discard_private(&step))
+                steps
+                    .try_for_each(|step| self.converter.discard_private(&step))
+                    .map_err(|error| error.to_string())
             }
             Hostile::SharedCode => {
                 eprintln!("cloister: HOSTILE: declaring the guest's private pages shared");
-                self.converter.set_attributes(&ram, false)
+                self.converter.set_attributes(&ram, false).map_err(|error| error.to_string())
             }
             _ => Ok(()),
         };

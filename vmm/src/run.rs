@@ -89,9 +89,10 @@ fn run(mut config: VmConfig) -> Result<Outcome, RunError> {
     let devices = virtio_devices(&config)?;
     let dump = config.dump_shared.as_deref().map(create_dump).transpose()?;
     let guest = launch::launch(&kvm, &config)?;
-    if let Some((hostile, kernel)) = config.hostile.zip(config.kernel.as_ref()) {
-        // After the launch has measured the good one.
-        config.kernel = Some(Arc::new(hostile.swap(kernel)));
+    if let Some(hostile) = config.hostile {
+        // After the launch has measured the good ones.
+        config.kernel = config.kernel.map(|kernel| Arc::new(hostile.swap(&kernel)));
+        config.cpus = hostile.told_cpus(config.cpus);
     }
 
     let msi = Arc::new(KvmMsi(guest.vm.clone()));
@@ -105,7 +106,7 @@ fn run(mut config: VmConfig) -> Result<Outcome, RunError> {
     let machine = Arc::new(Machine::new(serial, fw_cfg, ioapic, bus));
     let handler = Arc::new(Handler {
         machine,
-        attack: Attack::prepare(config.hostile, guest.converter.as_ref()),
+        attack: Attack::prepare(config.hostile, &guest.vm, guest.converter.as_ref()),
         converter: guest.converter.clone(),
         tdx: (config.tee == Tee::Tdx).then(|| TdxExits::new(quotes)),
         log: GuestLog::new("guest"),

@@ -35,6 +35,9 @@ pub fn boot<M: Machine>(machine: &mut M) -> Result<Handoff, Stop> {
     {
         compress = compress_with_extensions;
     }
+    if machine.guest().is_confidential() {
+        accept::take_vectors(machine)?;
+    }
     let fw_cfg = FwCfg::open(machine)?;
     let ram = memory_map(machine, &fw_cfg)?;
     let cpus = cpu_count(machine, &fw_cfg)?;

@@ -3,8 +3,8 @@
 use super::*;
 use crate::fake::{CMDLINE, E820_KEY, Fake, RAM, bzimage, elf};
 use crate::layout::{
-    ACPI, AP_TABLES, BIOS_AREA, CC_BLOB, EVENT_LOG, GHCB, KERNEL_HASHES, LOW_RAM_END, MAILBOX, PAGE,
-    RAM_ABOVE_4G, SECRETS,
+    ACPI, AP_TABLES, BIOS_AREA, CC_BLOB, EVENT_LOG, GHCB, KERNEL_HASHES, LAUNCH_STACK, LAUNCHED, LAUNCHED_TD,
+    LOW_RAM_END, MAILBOX, PAGE, RAM_ABOVE_4G, SECRETS, TDVF_TEMP_MEM,
 };
 use cloister_attestation::measure::acpi::{Kind, TABLES_BYTES, build};
 use cloister_attestation::measure::tdx::{Event, MemoryRange, RtmrInputs};
@@ -196,7 +196,10 @@ fn linux_may_use_all_ram_but_what_must_outlive_the_firmware() {
     let map = linux_map(&machine);
     let kind = |at: u64| map.iter().find(|(a, l, _)| (*a..a + l).contains(&at)).map(|entry| entry.2);
     for (at, expected) in [
-        (0, Some(1)),
+        (0, Some(2)),
+        (PAGE, Some(1)),
+        (LAUNCH_STACK.start, Some(2)),
+        (LAUNCH_STACK.end, Some(1)),
         (SECRETS.start, Some(2)),
         (CPUID.start, Some(2)),
         (CC_BLOB.start, Some(2)),
@@ -233,10 +236,50 @@ fn every_page_of_ram_is_accepted_exactly_once() {
             let all = (0..RAM).chain(RAM_ABOVE_4G..machine.above_4g_end).step_by(PAGE as usize);
             for page in all {
                 let hole = (LOW_RAM_END..BIOS_AREA.start).contains(&page);
-                let expected = u32::from(!hole && !machine.is_shared(page));
+                let never = hole || page == LAUNCH_STACK.start;
+                let expected = u32::from(!never && !machine.is_shared(page));
                 assert_eq!(machine.validations(page), expected, "{page:#x}");
             }
         }
+    }
+}
+
+#[test]
+fn no_accepted_page_keeps_what_the_host_left_in_it() {
+    const HOSTS: u8 = 0xA5;
+    for (guest, measured) in [(GUESTS[0], &LAUNCHED[..]), (GUESTS[1], &LAUNCHED_TD[..1])] {
+        for small_pages in [false, true] {
+            let mut machine = guest();
+            machine.lies.small_pages = small_pages;
+            let launched =
+                |page: u64| measured.iter().any(|(range, _)| range.overlaps(&Range::new(page, page + 1)));
+            for page in (0..RAM).step_by(PAGE as usize).filter(|&page| !launched(page)) {
+                machine.put(Range::new(page, page + PAGE), &[HOSTS; PAGE as usize]);
+            }
+            boot(&mut machine).unwrap();
+            // What the reset code clears in a TD is the ROM's, not the library's.
+            let reset_code = |page: u64| {
+                LAUNCHED_TD.iter().any(|(range, kind)| {
+                    *kind == TDVF_TEMP_MEM && range.contains(&Range::new(page, page + PAGE))
+                })
+            };
+            for page in (0..RAM).step_by(PAGE as usize) {
+                if machine.validations(page) == 1 && !reset_code(page) {
+                    let kept = machine.get(page, PAGE as usize).chunks(16).any(|bytes| bytes == [HOSTS; 16]);
+                    assert!(!kept, "{page:#x}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_vectors_are_filled_before_any_word_of_the_hosts_is_read() {
+    for guest in GUESTS {
+        let mut machine = guest();
+        machine.lies.remapped = Some(0);
+        assert_eq!(reason(&mut machine), TerminationReason::PageValidationFailed);
+        assert_eq!((machine.transfers, machine.console.as_str()), (0, ""));
     }
 }
 

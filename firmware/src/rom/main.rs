@@ -23,6 +23,7 @@ core::arch::global_asm!(
     include_str!("reset.s"),
     reset_page = const layout::RESET_PAGE.start,
     reset_vector = const layout::RESET_VECTOR,
+    stack = const layout::STACK.start,
     stack_top = const layout::STACK.end,
     cpuid_page = const layout::CPUID.start,
     secrets_page = const layout::SECRETS.start,

@@ -52,12 +52,21 @@ pub unsafe fn set_shared(page: u64, shared: bool) {
     }
 }
 
-/// Maps page 0, which is the stack's guard, or unmaps it again.
-pub fn set_page_0(mapped: bool) {
-    let value = if mapped { PRESENT_WRITABLE | private_mask() } else { 0 };
-    // SAFETY: nothing lives in page 0.
+/// Maps page 0, which is the stack's guard as long as it is not there, at one of two addresses: where its owner may fill
+/// it, which is the address of the page that is never accepted, or at its own for the kernel.
+pub fn map_page_0(at: u64) {
+    set_page_0(at, PRESENT_WRITABLE | private_mask());
+}
+
+/// Unmaps it there.
+pub fn unmap_page_0(at: u64) {
+    set_page_0(at, 0);
+}
+
+fn set_page_0(at: u64, value: u64) {
+    // SAFETY: nothing lives in page 0, and nothing uses either address.
     unsafe {
-        entry(PT_LOW, 0).write_volatile(value);
+        entry(PT_LOW, at / PAGE).write_volatile(value);
         cpu::flush_translations();
     }
 }

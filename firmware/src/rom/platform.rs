@@ -3,14 +3,11 @@
 use crate::{cpu, paging, tdcall, vmgexit};
 use cloister_attestation::abi::{SLEEP_CONTROL_PORT, SLEEP_S5, TERMINATION_FLAG, TERMINATION_PORT};
 use cloister_firmware::layout::{
-    BOUNCE, GHCB, HIGH_RAM_START, LOW_RAM_END, PAGE, PD_1, PD_WINDOW, RAM_BELOW_4G_END, Range, SEC_MEM, STACK,
+    BOUNCE, GHCB, HIGH_RAM_START, LAUNCH_STACK, LOW_RAM_END, NOT_RAM, RAM_BELOW_4G_END, Range, STACK, VECTORS,
 };
 use cloister_firmware::{
     Guest, Handoff, Machine, PageSize, PortAccess, Stop, TerminationReason, Validation, Width,
 };
-
-/// Memory that [`Machine::ram`] never hands out: it is in use, or shared.
-const OWN: [Range; 4] = [Range::new(0, SEC_MEM.end), Range::new(PD_1, PD_WINDOW + PAGE), GHCB, BOUNCE];
 
 unsafe extern "C" {
     /// Leaves for the kernel: entry point, `boot_params`.
@@ -81,7 +78,6 @@ impl Platform {
 
     /// Gives the shared pages back and starts the kernel.
     pub fn enter(mut self, handoff: Handoff) -> ! {
-        paging::set_page_0(true);
         let stopped = match self.guest {
             Guest::Plain => Ok(()),
             Guest::Snp { .. } => vmgexit::stop(),
@@ -90,6 +86,8 @@ impl Platform {
         if let Err(stop) = stopped {
             self.terminate(&stop);
         }
+        // The kernel reads the BIOS data area there before it has page tables of its own.
+        paging::map_page_0(VECTORS.start);
         // SAFETY: the library checked and placed the kernel; nothing of this code is needed after it.
         unsafe { enter_kernel(handoff.entry, handoff.boot_params) }
     }
@@ -144,22 +142,27 @@ impl Machine for Platform {
         if let Guest::Td { .. } = self.guest {
             return tdcall::accept(gpa, size);
         }
-        let guard = gpa == 0;
-        if guard {
-            paging::set_page_0(true);
+        pvalidate(gpa, size)
+    }
+
+    fn clear(&mut self, gpa: u64, size: PageSize) {
+        // SAFETY: the library has the page mapped, privately, and has just validated it: nobody uses it yet.
+        unsafe { cpu::clear(gpa, size.bytes()) };
+    }
+
+    fn take_page_0(&mut self, fill: fn(&mut [u8; 4096])) -> Validation {
+        let at = LAUNCH_STACK.start;
+        paging::map_page_0(at);
+        let validation = match self.guest {
+            Guest::Td { .. } => tdcall::accept(0, PageSize::Small),
+            _ => pvalidate(at, PageSize::Small),
+        };
+        if validation == Validation::Changed {
+            // SAFETY: the page is mapped there and accepted, and nothing else refers to it.
+            fill(unsafe { &mut *(at as *mut _) });
         }
-        // SAFETY: the library has the page mapped, privately.
-        let answer = unsafe { cpu::pvalidate(gpa, size == PageSize::Large, true) };
-        if guard {
-            paging::set_page_0(false);
-        }
-        const SIZE_MISMATCH: u32 = 6;
-        match answer {
-            (0, false) => Validation::Changed,
-            (0, true) => Validation::Unchanged,
-            (SIZE_MISMATCH, _) => Validation::SizeMismatch,
-            (code, _) => Validation::Failed(code),
-        }
+        paging::unmap_page_0(at);
+        validation
     }
 
     fn extend_rtmr(&mut self, rtmr: u8, digest: &[u8; 48]) -> Result<(), Stop> {
@@ -184,7 +187,7 @@ impl Machine for Platform {
         let low = Range::new(0, LOW_RAM_END);
         let high = Range::new(HIGH_RAM_START, self.ram_end);
         let inside = range.start <= range.end && (low.contains(&range) || high.contains(&range));
-        if !inside || OWN.iter().any(|own| own.overlaps(&range)) {
+        if !inside || NOT_RAM.iter().any(|own| own.overlaps(&range)) {
             return Err(Stop::because(
                 TerminationReason::UnexpectedException,
                 "internal error: memory that is not to be used",
@@ -219,6 +222,18 @@ impl Machine for Platform {
         unsafe { core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
         core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
         Ok(())
+    }
+}
+
+/// PVALIDATE of a page that is mapped privately at this address.
+fn pvalidate(address: u64, size: PageSize) -> Validation {
+    const SIZE_MISMATCH: u32 = 6;
+    // SAFETY: nothing uses a page that is not validated yet.
+    match unsafe { cpu::pvalidate(address, size == PageSize::Large, true) } {
+        (0, false) => Validation::Changed,
+        (0, true) => Validation::Unchanged,
+        (SIZE_MISMATCH, _) => Validation::SizeMismatch,
+        (code, _) => Validation::Failed(code),
     }
 }
 

@@ -7,6 +7,10 @@
 #
 # A TD's processors start in flat 32-bit protected mode, every other in real mode: that is how they are told apart. The
 # TDX module sets that state, and the launch measurement of an SNP guest covers its own, so no host can pretend either.
+#
+# A host may interrupt a processor before any instruction, see vectors.rs. So no path pushes before it has loaded a stack
+# of its own, and the interrupt table is empty wherever no exception is expected: one there shuts the processor down. In
+# real mode the page to which SS:SP = 0:0 points is never valid, which holds before the first instruction as well.
 
 .section .reset, "ax"
 reset_page:
@@ -18,12 +22,14 @@ reset_page:
 # boot processor's path beside it on the same stack. Linux gives them a state of its own when it wants them.
 ap_park:                                    # = {ap_entry}, the start of this page
     cli
-    hlt
-    jmp     ap_park
+    lidtl   %cs:(no_idt_pointer - reset_page + IN_SEGMENT)
+1:  hlt
+    jmp     1b
 
 .code32
-# A TD: EBX = GPAW, ESI = index of this processor, CS flat with no table behind it. There is no interrupt table either,
-# and none is loaded before 64-bit mode: an exception here ends the TD, as it cannot be told to anyone without TDCALL.
+# A TD: EBX = GPAW, ESI = index of this processor, CS flat with no table behind it. There is no interrupt table either
+# (the TDX module launches with IDTR limit 0), and none is loaded before 64-bit mode, by a processor that waits for Linux
+# never: an exception here ends the TD, as it cannot be told to anyone without TDCALL.
 td32:
     cli
     cld
@@ -37,9 +43,13 @@ td_segments:
     movw    %ax, %ss
     testl   %esi, %esi
     jnz     td_ap32
-    movl    ${stack_top}, %esp
     movl    %ebx, %ebp                      # GPAW; 0 in any other guest
     xorl    %ebx, %ebx                      # a private page has no bit set
+    movl    ${stack}, %edi                  # the launch added it with contents of the host's
+    movl    $({stack_top} - {stack}) / 4, %ecx
+    xorl    %eax, %eax
+    rep stosl
+    movl    ${stack_top}, %esp
     call    td_ap_memory
     movl    $1, td_gate
     jmp     page_tables
@@ -88,7 +98,7 @@ reset16:
     cli
     cld
     lgdtl   %cs:(gdt_pointer - reset_page + IN_SEGMENT)
-    lidtl   %cs:(idt32_pointer - reset_page + IN_SEGMENT)
+    lidtl   %cs:(no_idt_pointer - reset_page + IN_SEGMENT)
     movl    %cr0, %eax
     andl    $0x9fffffff, %eax               # caches on: CD and NW are set at reset
     orl     $1, %eax
@@ -106,10 +116,12 @@ start32:
     xorl    %ebp, %ebp                      # no TD
     xorl    %eax, %eax
     xorl    %edx, %edx
+    lidtl   idt32_pointer
     movl    $0xc0010131, %ecx               # SEV_STATUS; #GP where the processor has none
 sev_status_read:
     rdmsr
 sev_status_known:
+    lidtl   no_idt_pointer
     movl    %eax, %esi
     xorl    %ebx, %ebx                      # C-bit, as the high half of a page-table entry
     testl   $1, %esi
@@ -219,8 +231,9 @@ cpuid_refused:
     rep; vmmcall
 halt32:
     cli
-    hlt
-    jmp     halt32
+    lidtl   no_idt_pointer
+1:  hlt
+    jmp     1b
 
 .code64
 start64:
@@ -251,6 +264,13 @@ td_ap64:
     movq    %cr3, %rax
     movq    %rax, %cr3
     jmp     *%rbx
+
+.global halt64
+halt64:
+    cli
+    lidt    no_idt_pointer(%rip)
+1:  hlt
+    jmp     1b
 
 # Every exception is unexpected: no instruction that the firmware executes is intercepted.
 .macro vector number
@@ -288,6 +308,9 @@ gdt_end:
 gdt_pointer:
     .word   gdt_end - gdt - 1
     .long   gdt, 0
+no_idt_pointer:                             # for 32-bit code and, with the zeros that follow, for 64-bit code
+    .word   0
+    .quad   0
 idt32_pointer:
     .word   30 * 8 - 1
     .long   idt32, 0
@@ -318,11 +341,13 @@ idt64:
     gate64  \n
 .endr
 
-# Leaves the firmware: RDI = entry, RSI = boot_params.
+# Leaves the firmware: RDI = entry, RSI = boot_params. The kernel brings a table of its own; until then an exception must
+# not come back to code whose stack and page tables are no longer its own.
 .global enter_kernel
 enter_kernel:
     cli
     cld
+    lidt    no_idt_pointer(%rip)
     xorl    %ebx, %ebx
     xorl    %ebp, %ebp
     jmp     *%rdi

@@ -28,7 +28,7 @@ pub fn start(shared_bit: u64) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Takes the bounce buffer back.
+/// Takes the bounce buffer back, as zeros: acceptance makes them.
 pub fn stop(shared_bit: u64) -> Result<(), Stop> {
     map_gpa(BOUNCE, 0, shared_bit)?;
     for page in (BOUNCE.start..BOUNCE.end).step_by(PAGE as usize) {

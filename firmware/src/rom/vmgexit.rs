@@ -59,7 +59,11 @@ fn unshare(page: u64) -> Result<(), Stop> {
     request(Request::MakePrivate(page))?;
     // SAFETY: the page is mapped privately.
     match unsafe { cpu::pvalidate(page, false, true) } {
-        (0, false) => Ok(()),
+        (0, false) => {
+            // It holds what the host put there, before it was shared or now. SAFETY: nothing refers to the page.
+            unsafe { cpu::clear(page, PAGE) };
+            Ok(())
+        }
         _ => Err(Stop::because(
             TerminationReason::PageValidationFailed,
             "a shared page could not be taken back",

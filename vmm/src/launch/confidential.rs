@@ -8,6 +8,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::{Guest, LaunchError, ROM_SLOT, discard};
+use crate::hostile::{self, Hostile};
 use crate::memory::{
     Converter, DeviceMemory, PrivateSlot, Ram, SharedPages, add_private_slots, map_ram, ram_ranges,
 };
@@ -34,6 +35,11 @@ impl Confidential {
         let ram_slots = add_private_slots(&vm, &ram, ram_slot)?;
         let shared = Arc::new(SharedPages::new(&ranges));
         Ok(Self { vm: Arc::new(vm), vcpus: Vec::new(), rom, ram, shared, ram_slots, rom_slots })
+    }
+
+    /// In tests of the defence: what a malicious host leaves in memory that the launch does not fill.
+    pub fn plant(&self, hostile: Option<Hostile>) {
+        hostile::plant(hostile, &self.ram_slots);
     }
 
     /// The vCPU through which commands go that want one.

@@ -119,6 +119,7 @@ impl Launch<New> {
         let base = rom.gpa().0;
         let rom_range = base..base + rom.bytes().len() as u64;
         let mut guest = Confidential::new(vm, std::slice::from_ref(&rom_range), config.memory)?;
+        guest.plant(config.hostile);
         let cpu = create_vcpus(kvm, &mut guest, config.cpus, rom)?;
         Ok(Self { guest, sev, state: New { cpu } })
     }

@@ -9,8 +9,8 @@ use kvm_bindings::{
 use kvm_ioctls::{HypercallExit, VcpuExit};
 
 use crate::devices::{GuestLog, Machine};
-use crate::hostile::Attack;
-use crate::layout::PCI_WINDOW;
+use crate::hostile::{Attack, Moment};
+use crate::layout::{PCI_WINDOW, SERIAL_PORTS};
 use crate::memory::Converter;
 use crate::outcome::Outcome;
 use crate::tdx::{EXIT_TDX, SYSTEM_EVENT_TDX_FATAL, TdxExits, fatal};
@@ -50,6 +50,10 @@ impl Handler {
         match exit {
             VcpuExit::IoIn(port, data) => self.machine.port_read(port, data),
             VcpuExit::IoOut(port, data) => {
+                // The firmware says there what it has verified; the demo's Linux has another console.
+                if let Some(attack) = self.attack.as_ref().filter(|_| SERIAL_PORTS.contains(&port)) {
+                    attack.strike(Moment::Verified);
+                }
                 if let Some(outcome) = self.machine.port_write(port, data) {
                     return Handled::End(outcome);
                 }
@@ -59,7 +63,7 @@ impl Handler {
                 self.machine.mmio_write(gpa, data);
                 // Drivers do this, the firmware does not: Linux runs.
                 if let Some(attack) = self.attack.as_ref().filter(|_| PCI_WINDOW.contains(&gpa)) {
-                    attack.strike();
+                    attack.strike(Moment::Linux);
                 }
             }
             VcpuExit::IoapicEoi(vector) => self.machine.ioapic_eoi(vector),

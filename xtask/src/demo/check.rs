@@ -92,6 +92,11 @@ fn contains(bytes: &[u8], needle: &str) -> bool {
 pub fn refused(run: &Run<'_>, what: Tamper) -> Result<()> {
     let expected = what.expected(run.tee).context("no such attack")?;
     let all = [run.broker_log, &run.outcome.host, &run.outcome.console];
+    if let Some(word) = expected.never.iter().find(|word| all.iter().any(|log| log.contains(**word))) {
+        let logs: String = all.iter().map(|log| last_lines(log)).collect();
+        let said = all.iter().find_map(|log| line(log, &[word])).unwrap_or_default();
+        bail!("{what:?} succeeded: {said}\n{logs}");
+    }
     let harmless = expected.who == NOBODY;
     let released = run.broker_log.contains("\"released\"");
     ensure!(harmless || !released, "the secret was released in spite of {what:?}");

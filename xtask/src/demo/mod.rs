@@ -27,9 +27,9 @@ pub struct Options {
     /// Kind of guest.
     #[arg(long, value_enum, default_value = "snp")]
     tee: Tee,
-    /// Guest processors.
-    #[arg(long, default_value_t = 1)]
-    cpus: u32,
+    /// Guest processors; as many as the attack needs, if there is one
+    #[arg(long)]
+    cpus: Option<u32>,
     /// Change one thing, and see who refuses.
     #[arg(long, value_enum)]
     tamper: Option<Tamper>,
@@ -114,6 +114,7 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(what) = options.tamper.filter(|what| what.expected(tee).is_none()) {
         bail!("{what:?} is no attack on a guest of --tee {}", tee.name());
     }
+    let cpus = options.cpus.unwrap_or(options.tamper.map_or(1, Tamper::cpus));
     let parts = Parts::build(&options.kernel)?;
     let workspace = Workspace::new()?;
     let state = tamper::state_directory(tee, options.tamper)?;
@@ -122,7 +123,8 @@ pub fn run(options: &Options) -> Result<()> {
     export.arg("--state").arg(&state).arg("export-certs").arg(&roots).args(["--only", tee.name()]);
     command::output(&mut export)?;
     let reference = workspace.path("reference.json");
-    let predicted = measure(&parts, tee, options.cpus, &reference)?;
+    let command_line = tamper::command_line(options.tamper);
+    let predicted = measure(&parts, (tee, cpus), &command_line, &reference)?;
     println!("demo: predicted measurement {predicted}");
     let secret = broker::random_secret()?;
     let trust = tee.trust(&roots, &workspace.0)?;
@@ -131,7 +133,7 @@ pub fn run(options: &Options) -> Result<()> {
     let socket = workspace.path("vsock");
     let proxy = proxy::start(options.tamper, &broker.socket, &proxy::host_port(&socket, 8080))?;
     let launch = tamper::Launch::prepare(options.tamper, &parts, &workspace.0, quotes.as_ref())?;
-    let outcome = launch_guest(&parts, options, &launch, &state, &socket, &workspace)?;
+    let outcome = launch_guest(&parts, (options, cpus), &launch, &state, &socket, &workspace)?;
     drop((proxy, quotes));
     let log = broker.stop()?;
     let verdict =
@@ -155,15 +157,13 @@ pub fn check() -> Result<()> {
         let run_one = |cpus, tamper| {
             run(&Options { tee, cpus, tamper, verbose: false, kernel: kernel::Options::default() })
         };
-        run_one(1, None)?;
-        run_one(2, None)?;
+        run_one(Some(1), None)?;
+        run_one(Some(2), None)?;
         let attacks = <Tamper as clap::ValueEnum>::value_variants().iter();
         for tamper in attacks.filter(|what| what.expected(tee).is_some()) {
             // Which of the swapped pages Linux touches first is its own affair; it may hang before it can say so.
             let tries = if *tamper == Tamper::RamRemap { 3 } else { 1 };
-            // With two processors where the attack is on the second.
-            let cpus = if *tamper == Tamper::LaunchMemory { 2 } else { 1 };
-            let refused = (0..tries).map(|_| run_one(cpus, Some(*tamper))).find(Result::is_ok);
+            let refused = (0..tries).map(|_| run_one(None, Some(*tamper))).find(Result::is_ok);
             refused
                 .with_context(|| format!("{}: {tamper:?} was not refused in {tries} tries", tee.name()))??;
         }
@@ -179,11 +179,11 @@ pub fn guest_files(command: &mut Command, rom: &Path, kernel: &Path, initrd: &Pa
 }
 
 /// Predicts the measurement offline, from the files that the guest's owner has.
-pub fn measure(parts: &Parts, tee: Tee, cpus: u32, output: &Path) -> Result<String> {
+pub fn measure(parts: &Parts, (tee, cpus): (Tee, u32), command_line: &str, output: &Path) -> Result<String> {
     let mut measure = parts.tool("cloister-attest");
     tee.measure(&mut measure, cpus);
     guest_files(&mut measure, &parts.rom, &parts.kernel, &parts.initrd);
-    let text = command::output(measure.arg("--cmdline").arg(command_line()))?;
+    let text = command::output(measure.arg("--cmdline").arg(command_line))?;
     fs::write(output, &text).with_context(|| output.display().to_string())?;
     let value: Value = serde_json::from_str(&text).context("cloister-attest measure --json")?;
     tee.measurement(&value)
@@ -201,7 +201,7 @@ pub struct Outcome {
 
 fn launch_guest(
     parts: &Parts,
-    options: &Options,
+    (options, cpus): (&Options, u32),
     launch: &tamper::Launch,
     state: &Path,
     socket: &Path,
@@ -214,7 +214,7 @@ fn launch_guest(
     let tee = options.tee.name();
     run.arg("--state").arg(state).args(["--tee", tee, "--"]);
     run.arg(parts.bin.join("cloister")).args(["run", "--tee", tee]);
-    run.args(["--memory", launch.memory, "--cpus", &options.cpus.to_string()]);
+    run.args(["--memory", launch.memory, "--cpus", &cpus.to_string()]);
     guest_files(&mut run, &launch.rom, &launch.kernel, &launch.initrd);
     run.arg("--cmdline").arg(&launch.command_line).arg("--vsock").arg(vsock);
     run.arg("--console")

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::tee::QuoteService;
-use super::{MEMORY, Parts, Tee, command_line};
+use super::{MEMORY, Parts, Tee};
 use crate::paths;
 
 /// An attack.
@@ -47,6 +47,12 @@ pub enum Tamper {
     SharedCode,
     /// Pages that the launch adds unmeasured, filled with what would wake a processor into them.
     LaunchMemory,
+    /// Interrupt vectors of the host's in memory, and an NMI for the parked second processor.
+    ApNmi,
+    /// The same, with that processor started as it was launched when Linux runs already.
+    LateApStart,
+    /// Memory below 1 MiB that the host has filled before the guest accepts it.
+    StalePage,
 }
 
 /// Who must refuse, and the words by which one knows it.
@@ -55,6 +61,8 @@ pub struct Expected {
     pub who: &'static str,
     /// In the broker's log, the VMM's output or the guest's console.
     pub evidence: &'static [&'static str],
+    /// In none of them: what they would say if the attack had succeeded.
+    pub never: &'static [&'static str],
 }
 
 impl Tamper {
@@ -85,9 +93,27 @@ impl Tamper {
             (Self::SharedCode, Tee::Snp) => ("secure processor", SHARED_CODE),
             (Self::SharedCode, Tee::Tdx) => ("TDX module", SHARED_CODE),
             (Self::LaunchMemory, Tee::Tdx) => (NOBODY, &["HOSTILE"]),
+            // An interrupt that the launch state cannot take shuts the processor down; see the firmware's `vectors`.
+            (Self::ApNmi, _) | (Self::LateApStart, Tee::Snp) => ("processor", &["HOSTILE", "triple fault"]),
+            (Self::StalePage, _) => (NOBODY, &["HOSTILE"]),
             _ => return None,
         };
-        Some(Expected { who, evidence })
+        let never: &[_] = match self {
+            Self::ApNmi => &["hostile/key/disk"],
+            Self::LateApStart => &["terminated: 15:173"],
+            Self::StalePage => &["iBFT found"],
+            _ => &[],
+        };
+        Some(Expected { who, evidence, never })
+    }
+
+    /// Processors that a guest must have for this attack.
+    pub fn cpus(self) -> u32 {
+        match self {
+            // It is on the second.
+            Self::LaunchMemory | Self::ApNmi | Self::LateApStart => 2,
+            _ => 1,
+        }
     }
 }
 
@@ -95,6 +121,16 @@ impl Tamper {
 pub const NOBODY: &str = "nobody";
 
 const SHARED_CODE: &[&str] = &["HOSTILE", "the processor does not let the guest"];
+
+/// The command line that the owner has measured.
+pub fn command_line(tamper: Option<Tamper>) -> String {
+    let usual = super::command_line();
+    match tamper {
+        // What Linux finds in low memory it says before there is an hvc0; a serial console repeats all that was said.
+        Some(Tamper::StalePage) => format!("console=ttyS0 {usual}"),
+        _ => usual,
+    }
+}
 
 /// What the host launches.
 pub struct Launch {
@@ -119,7 +155,7 @@ impl Launch {
             rom: parts.rom.clone(),
             kernel: parts.kernel.clone(),
             initrd: parts.initrd.clone(),
-            command_line: command_line(),
+            command_line: command_line(tamper),
             memory: MEMORY,
             arguments: Vec::new(),
         };
@@ -148,6 +184,9 @@ impl Launch {
             }
             Some(Tamper::SharedCode) => say(&["--hostile", "shared-code"]),
             Some(Tamper::LaunchMemory) => say(&["--hostile", "launch-memory"]),
+            Some(Tamper::ApNmi) => say(&["--hostile", "ap-nmi"]),
+            Some(Tamper::LateApStart) => say(&["--hostile", "late-ap-start"]),
+            Some(Tamper::StalePage) => say(&["--hostile", "stale-page"]),
             // These are the platform's, or happen on the way to the broker.
             Some(
                 Tamper::ReplayNonce

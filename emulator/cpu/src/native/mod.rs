@@ -2,8 +2,11 @@
 //!
 //! SSE, MMX, x87, AES, SHA, carry-less multiplication and the BMI family are pure functions of registers and one
 //! memory operand, and the host has them. Each distinct instruction becomes a small stub that loads the guest's
-//! registers, executes it with its memory operand moved to [`Pad`], and stores the registers back. Exceptions are
-//! masked while it runs; what the guest has unmasked is raised afterwards.
+//! registers, executes it with its memory operand moved to [`Pad`], and stores the registers back.
+//!
+//! No exception of the guest's is ever one of the host's. SSE exceptions are masked while a stub runs; what the guest has
+//! unmasked is raised afterwards. An x87 exception is reported by the instruction after the one that caused it, so a stub
+//! never starts with one pending: #MF is raised before, or what is pending is hidden while the instruction runs.
 
 use core::cell::Cell;
 
@@ -62,6 +65,17 @@ pub(crate) enum Unit {
     X87,
 }
 
+/// What an x87 instruction does with the exception flags of the status word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Status {
+    /// Adds to them, if anything.
+    Adds,
+    /// Stores or clears them as they are, without waiting: nothing may be hidden from it, and the host does not complain.
+    Handles,
+    /// Replaces them by what it loads.
+    Loads,
+}
+
 /// How an instruction runs natively; made when it is decoded.
 pub(crate) struct Plan {
     stub: Cell<Option<Stub>>,
@@ -76,6 +90,8 @@ pub(crate) struct Plan {
     float: bool,
     /// x87 instructions that do not check for pending exceptions.
     no_wait: bool,
+    /// What an x87 instruction makes of the exceptions that are pending before it.
+    status: Status,
     flags: bool,
     bytes: u16,
 }
@@ -208,6 +224,7 @@ impl Plan {
             aligned: false,
             float: false,
             no_wait: false,
+            status: Status::Adds,
             flags: false,
             bytes: 0,
         };
@@ -255,6 +272,16 @@ impl Plan {
                 | Mnemonic::Fndisi
                 | Mnemonic::Fnsetpm
         );
+        plan.status = match i.mnemonic() {
+            Mnemonic::Fninit
+            | Mnemonic::Fnclex
+            | Mnemonic::Fnstcw
+            | Mnemonic::Fnstsw
+            | Mnemonic::Fnstenv
+            | Mnemonic::Fnsave => Status::Handles,
+            Mnemonic::Fldenv | Mnemonic::Frstor => Status::Loads,
+            _ => Status::Adds,
+        };
         plan
     }
 }
@@ -292,12 +319,51 @@ impl Cpu {
         }
     }
 
+    /// Is an exception pending that is not masked? The error summary bit of an image may say anything: a processor
+    /// computes it from these (APM volume 1, 6.2.2; SDM volume 1, 8.1.3.3).
+    fn x87_pending(&self) -> bool {
+        self.image_u16(image::FSW) & !self.image_u16(image::FCW) & EXCEPTIONS != 0
+    }
+
     /// #MF for an exception that an earlier x87 instruction left pending.
+    ///
+    /// With CR0.NE clear a processor asserts FERR# instead, and goes on when the board answers with IGNNE#. KVM's
+    /// interrupt chips do not have that wire; here the answer is always there.
     fn check_pending_x87(&mut self) -> Result<()> {
-        let pending = self.image_u16(image::FSW) & 0x80 != 0;
-        if pending && self.state.cr0 & cr0::NE != 0 { Err(self.fault(Exception::bare(16))) } else { Ok(()) }
+        if self.x87_pending() && self.state.cr0 & cr0::NE != 0 {
+            return Err(self.fault(Exception::bare(16)));
+        }
+        Ok(())
+    }
+
+    fn set_fsw(&mut self, v: u16) {
+        self.state.fpu.0[image::FSW..image::FSW + 2].copy_from_slice(&v.to_le_bytes());
+    }
+
+    /// Takes pending exceptions out of the status word; what was there.
+    fn hide_pending(&mut self) -> u16 {
+        let fsw = self.image_u16(image::FSW);
+        self.set_fsw(fsw & !(EXCEPTIONS | SUMMARY));
+        fsw & EXCEPTIONS
+    }
+
+    /// Computes the summary bits, as a processor does when it loads a status word.
+    pub(crate) fn summarise_x87(&mut self) {
+        self.show_pending(0);
+    }
+
+    /// Puts them back beside those that have come since.
+    fn show_pending(&mut self, hidden: u16) {
+        let fsw = self.image_u16(image::FSW) & !SUMMARY | hidden;
+        let pending = fsw & !self.image_u16(image::FCW) & EXCEPTIONS != 0;
+        self.set_fsw(if pending { fsw | SUMMARY } else { fsw });
     }
 }
+
+/// The exceptions of FCW's masks and FSW's flags.
+const EXCEPTIONS: u16 = 0x3f;
+/// FSW: error summary, and busy, which repeats it.
+const SUMMARY: u16 = 1 << 7 | 1 << 15;
 
 /// WAIT.
 pub(crate) fn wait(cpu: &mut Cpu, _: &Op) -> Result<()> {
@@ -341,8 +407,14 @@ pub(crate) fn run(cpu: &mut Cpu, op: &Op) -> Result<()> {
     if plan.flags {
         cpu.pad.flags = flags::to_rflags(cpu.flags) | 2;
     }
+    let hidden = (plan.unit == Unit::X87 && plan.status != Status::Handles && cpu.x87_pending())
+        .then(|| cpu.hide_pending());
     if plan.float {
-        run_float(cpu, stub)?;
+        let done = run_float(cpu, stub);
+        if let Some(hidden) = hidden.filter(|_| done.is_err() || plan.status != Status::Loads) {
+            cpu.show_pending(hidden);
+        }
+        done?;
     } else {
         // SAFETY: a stub touches the processor's state and pad, and registers that a call may.
         unsafe { stub(core::ptr::from_mut(cpu)) };
@@ -389,6 +461,8 @@ fn memory_in(cpu: &mut Cpu, op: &Op, plan: &Plan) -> Result<u64> {
 fn run_float(cpu: &mut Cpu, stub: Stub) -> Result<()> {
     const MASKS: u32 = 0x1f80;
     let guest = cpu.mxcsr();
+    // Bits that do not exist, which a save area may bring along, are #GP to the host.
+    cpu.set_mxcsr(guest);
     if guest & MASKS == MASKS {
         // SAFETY: as in `run`.
         unsafe { stub(core::ptr::from_mut(cpu)) };

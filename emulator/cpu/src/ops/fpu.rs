@@ -39,6 +39,7 @@ pub(crate) fn fxrstor(cpu: &mut Cpu, op: &Op) -> Result<()> {
         return Err(cpu.gp0());
     }
     cpu.state.fpu.0[..SAVED].copy_from_slice(&bytes);
+    cpu.summarise_x87();
     Ok(())
 }
 

@@ -86,6 +86,7 @@ impl Launch<New> {
         let supported = cpuid::supported(kvm)?;
         init_vm(&vm, &supported, config)?;
         let mut guest = Confidential::new(vm, &rom_ranges(plan), config.memory)?;
+        guest.plant(config.hostile);
         let hob = plan.commands().iter().find(|command| command.kind == SectionKind::TdHob);
         let hob = hob.map_or(0, |command| command.gpa.0);
         for index in 0..config.cpus {
