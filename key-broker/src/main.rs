@@ -7,11 +7,15 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+mod challenge;
 mod config;
+mod connections;
+mod gate;
+mod key_file;
 mod listen;
 mod problem;
 mod server;
-mod session;
+mod spent;
 mod store;
 mod token;
 mod verify;
@@ -23,7 +27,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use zeroize::Zeroizing;
 
-use config::Config;
+use config::{Config, TokenConfig};
+use p256::elliptic_curve::Generate as _;
+use p256::pkcs8::{EncodePrivateKey as _, LineEnding};
 use store::Store;
 
 #[derive(Parser)]
@@ -41,6 +47,14 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// The key that signs, which guests have pinned.
+    Key {
+        /// Configuration.
+        #[arg(long)]
+        config: PathBuf,
+        #[command(subcommand)]
+        action: KeyAction,
+    },
     /// Manage the stored secrets.
     Secret {
         /// Configuration.
@@ -48,6 +62,18 @@ enum Command {
         config: PathBuf,
         #[command(subcommand)]
         action: SecretAction,
+    },
+}
+
+#[derive(Subcommand)]
+enum KeyAction {
+    /// Make the key that signs tokens and releases, in the file that [token] key_file names. Never replaces one.
+    Generate,
+    /// Print what guests have pinned: cloister.broker-key=PIN on their kernel's command line.
+    Pin {
+        /// As JSON, with the JWK set.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -97,12 +123,35 @@ fn run(command: Command) -> Result<(), String> {
             let runtime = tokio::runtime::Runtime::new().map_err(|e| e.to_string())?;
             runtime.block_on(listen::serve(config))
         }
+        Command::Key { config, action } => {
+            let config = Config::load(&config).map_err(|e| e.to_string())?;
+            println!("{}", key(&config.token, &action)?);
+            Ok(())
+        }
         Command::Secret { config, action } => {
             let config = Config::load(&config).map_err(|e| e.to_string())?;
             let store = Store::open(&config.store).map_err(|e| e.to_string())?;
             manage(&store, action).map_err(|e| e.to_string())
         }
     }
+}
+
+/// Makes the key, or only tells its pin.
+fn key(config: &TokenConfig, action: &KeyAction) -> Result<String, String> {
+    let path = config.key_file.as_ref().ok_or("the configuration names no [token] key_file")?;
+    if matches!(action, KeyAction::Generate) {
+        let key = p256::SecretKey::try_generate().map_err(|e| format!("no randomness: {e}"))?;
+        let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|e| e.to_string())?;
+        key_file::create(path, &pem).map_err(|e| e.to_string())?;
+    }
+    let key = token::signing_key(config).map_err(|e| e.to_string())?.ok_or("no key")?;
+    let pin = token::pin(&key);
+    Ok(match action {
+        KeyAction::Pin { json: true } => {
+            serde_json::json!({"pin": pin, "jwks": {"keys": [cloister_attestation::jose::jwk(&key)]}}).to_string()
+        }
+        _ => pin,
+    })
 }
 
 fn manage(store: &Store, action: SecretAction) -> Result<(), store::Error> {
