@@ -115,12 +115,14 @@ impl Connections {
     /// A place for one more; `None` if every other one is being answered.
     fn admit(self: &Arc<Self>, owner: Owner, name: Arc<str>) -> Option<Place> {
         self.with(|last, open| {
-            let count = |open: &HashMap<u64, Entry>, owner| open.values().filter(|e| e.owner == owner).count();
+            let count =
+                |open: &HashMap<u64, Entry>, owner| open.values().filter(|e| e.owner == owner).count();
             let own = count(open, owner);
             if own >= self.limits.connections_per_peer {
                 make_room(open, owner)?;
             } else if open.len() >= self.limits.connections {
-                let greediest = open.values().map(|entry| entry.owner).max_by_key(|owner| count(open, *owner))?;
+                let greediest =
+                    open.values().map(|entry| entry.owner).max_by_key(|owner| count(open, *owner))?;
                 make_room(open, greediest)?;
             }
             *last = last.wrapping_add(1);
@@ -201,7 +203,8 @@ impl<S: Unpin> Stalling<S> {
             return Poll::Ready(result);
         }
         let limit = self.limit;
-        let until = self.until.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));
+        let until =
+            self.until.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));
         until.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }

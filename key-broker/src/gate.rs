@@ -66,7 +66,10 @@ mod tests {
         go.send(()).unwrap();
         assert_eq!(first.await.unwrap(), Ok(true));
         assert_eq!(second.await.unwrap(), Ok(true));
-        assert_eq!(gate.run(|| -> Result<(), Problem> { panic!("on purpose") }).await, Err(Problem::internal()));
+        assert_eq!(
+            gate.run(|| -> Result<(), Problem> { panic!("on purpose") }).await,
+            Err(Problem::internal())
+        );
         assert_eq!(gate.run(|| Ok(true)).await, Ok(true), "a panic made room");
     }
 }

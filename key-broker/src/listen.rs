@@ -42,7 +42,9 @@ fn bind_unix(path: &Path) -> Result<UnixListener, String> {
 
 /// The soft limit of open files, if the kernel says one.
 fn descriptors(limits: &str) -> Option<usize> {
-    limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok())
+    limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok())
 }
 
 /// Every listener must be able to be full without the others noticing.

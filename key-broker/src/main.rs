@@ -148,7 +148,8 @@ fn key(config: &TokenConfig, action: &KeyAction) -> Result<String, String> {
     let pin = token::pin(&key);
     Ok(match action {
         KeyAction::Pin { json: true } => {
-            serde_json::json!({"pin": pin, "jwks": {"keys": [cloister_attestation::jose::jwk(&key)]}}).to_string()
+            serde_json::json!({"pin": pin, "jwks": {"keys": [cloister_attestation::jose::jwk(&key)]}})
+                .to_string()
         }
         _ => pin,
     })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{Extension, Path};
 use axum::http::{HeaderMap, Request, header};
 use axum::middleware::{self, Next};
@@ -11,7 +11,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use cloister_kbs::release::{Binding, MAX_REQUEST, REQUEST_HEADER, SignedResponse};
-use cloister_kbs::{COOKIE, Challenge, RuntimeData, StrictAttestation, Token, VERSION, jwe, path, resource_name};
+use cloister_kbs::{
+    COOKIE, Challenge, RuntimeData, StrictAttestation, Token, VERSION, jwe, path, resource_name,
+};
 use cloister_policies::{Policy, Question, Resource};
 use serde::de::DeserializeOwned;
 
@@ -70,7 +72,8 @@ impl State {
         tracing::info!(pin = issuer.pin(), "signing key");
         let limits = config.limits;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let gate = || Gate::new(if limits.workers == 0 { processors } else { limits.workers }, limits.waiting);
+        let gate =
+            || Gate::new(if limits.workers == 0 { processors } else { limits.workers }, limits.waiting);
         Ok(Self {
             sealer: Sealer::open(&config.session).map_err(|e| e.to_string())?,
             nonces: Box::new(InMemory::new(config.session.max)),
@@ -127,6 +130,9 @@ async fn whole_request(
     next: Next,
 ) -> Response {
     let (head, body) = request.into_parts();
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return closing(Problem::too_large());
+    }
     let body = match tokio::time::timeout(state.body_time, axum::body::to_bytes(body, MAX_BODY)).await {
         Err(_) => return closing(Problem::slow()),
         Ok(Err(_)) => return closing(Problem::too_large()),
@@ -185,7 +191,8 @@ async fn auth(state: Shared, body: Bytes) -> Result<Response, Problem> {
 /// A client that lists what it can hash with must be able to do it as we do.
 fn hash_algorithm(extra: &serde_json::Value) -> Result<(), Problem> {
     let offered = extra.get("supported-hash-algorithms").and_then(serde_json::Value::as_array);
-    let ours = |name: &serde_json::Value| name.as_str().is_some_and(|name| name.eq_ignore_ascii_case("sha384"));
+    let ours =
+        |name: &serde_json::Value| name.as_str().is_some_and(|name| name.eq_ignore_ascii_case("sha384"));
     match offered {
         Some(names) if !names.is_empty() && !names.iter().any(ours) => {
             Err(Problem::unsupported("none of the hash algorithms is sha384, which this broker uses"))

@@ -124,8 +124,7 @@ impl Issuer {
 
     fn sign(&self, purpose: &str, payload: &Value) -> String {
         let jwk = jose::jwk(&self.key);
-        let header =
-            json!({"alg": self.key.jws_algorithm(), "typ": purpose, "kid": jwk["kid"], "jwk": jwk});
+        let header = json!({"alg": self.key.jws_algorithm(), "typ": purpose, "kid": jwk["kid"], "jwk": jwk});
         let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", part(&header), part(payload));
         let signature = BASE64_URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes()));
@@ -133,7 +132,13 @@ impl Issuer {
     }
 
     /// The token for what was found (the claims of an EAR) in evidence that answers `nonce` and binds `guest`.
-    pub fn issue(&self, mut ear: Value, nonce: &Nonce, guest: &TeePubKey, now: u64) -> Result<String, Problem> {
+    pub fn issue(
+        &self,
+        mut ear: Value,
+        nonce: &Nonce,
+        guest: &TeePubKey,
+        now: u64,
+    ) -> Result<String, Problem> {
         let key = serde_json::to_value(guest).map_err(|_| Problem::internal())?;
         let claims = ear.as_object_mut().ok_or_else(Problem::internal)?;
         claims.insert("iat".into(), now.into());
@@ -222,7 +227,8 @@ pub(crate) mod tests {
         assert_eq!(Thumbprint::of(&attested.key), Thumbprint::of(&guest));
         assert_eq!(attested.session(), "fb".repeat(8));
         assert_eq!(attested.session(), session_id(&[0xfb; 32]));
-        release::check_token(&token, &BASE64_URL_SAFE_NO_PAD.encode([0xfb; 32]), &guest, &pins(&issuer)).unwrap();
+        release::check_token(&token, &BASE64_URL_SAFE_NO_PAD.encode([0xfb; 32]), &guest, &pins(&issuer))
+            .unwrap();
         assert!(issuer.jwks()["keys"][0].get("d").is_none(), "the private key stays here");
         assert_ne!(self::issuer().jwks(), issuer.jwks(), "each start makes its own");
     }

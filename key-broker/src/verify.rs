@@ -156,8 +156,7 @@ fn conclude<C: Clone + Into<Claims>>(
             let measurement = measurement(claims);
             let unchecked = startup::that_matter(&verdict.unchecked);
             let verdict = Verdict::new(verdict.reasons, Some(claims.clone().into()), verdict.unchecked);
-            let context =
-                EarContext { issued_at: time, expires_at: None, nonce: None, confirmation: None };
+            let context = EarContext { issued_at: time, expires_at: None, nonce: None, confirmation: None };
             let ear = ear_claims(&verdict, &context).map_err(|_| Problem::internal())?;
             Ok(Judgement { measurement, ear, unchecked })
         }

@@ -305,15 +305,17 @@ pub(crate) mod tests {
             pins.add_jwks(json!({"keys": [broker.jwk()]}).to_string().as_bytes()).unwrap();
             pins
         };
-        assert!(both.verify(&broker.sign("test", &payload), "test").is_ok(), "while keys rotate, two are good");
+        assert!(
+            both.verify(&broker.sign("test", &payload), "test").is_ok(),
+            "while keys rotate, two are good"
+        );
         assert!(matches!(pins.verify(&other.sign("test", &payload), "test"), Err(Error::NotPinned(_))));
         assert!(matches!(
             Pins::default().verify(&broker.sign("test", &payload), "test"),
             Err(Error::NotPinned(_))
         ));
         // The pinned key is in the header, and somebody else signed.
-        let borrowed =
-            other.sign_with(json!({"alg": "ES256", "typ": "test", "jwk": broker.jwk()}), &payload);
+        let borrowed = other.sign_with(json!({"alg": "ES256", "typ": "test", "jwk": broker.jwk()}), &payload);
         assert_eq!(pins.verify(&borrowed, "test"), Err(Error::Signature));
         assert!(matches!(pins.verify(&broker.sign("JWT", &payload), "test"), Err(Error::Type { .. })));
     }
@@ -354,7 +356,9 @@ pub(crate) mod tests {
     fn pins_are_read_in_both_encodings() {
         let key = VerifyingKey::from_jwk(&Signer::new(1).jwk()).unwrap().thumbprint();
         let hex: String = key.0.iter().map(|b| format!("{b:02x}")).collect();
-        for text in [format!("sha256:{key}"), format!("sha256:{hex}"), format!("sha256:{}", hex.to_uppercase())] {
+        for text in
+            [format!("sha256:{key}"), format!("sha256:{hex}"), format!("sha256:{}", hex.to_uppercase())]
+        {
             assert_eq!(text.parse(), Ok(key), "{text}");
         }
         for bad in ["", "sha256:", "sha256:AAAA", "sha1:AAAA", &hex, &format!("sha256:{}zz", &hex[2..])] {

@@ -112,15 +112,8 @@ fn digest(message: &Response) -> Result<String, Error> {
     let protected = message.protected.generate_aad().map_err(|_| Error::Encoding)?;
     let absent: &[u8] = &[];
     let (has_aad, aad) = message.aad.as_deref().map_or((0, absent), |aad| (1, aad));
-    let parts: [&[u8]; 7] = [
-        &protected,
-        &message.encrypted_key,
-        &message.iv,
-        &message.ciphertext,
-        &message.tag,
-        &[has_aad],
-        aad,
-    ];
+    let parts: [&[u8]; 7] =
+        [&protected, &message.encrypted_key, &message.iv, &message.ciphertext, &message.tag, &[has_aad], aad];
     let mut hash = Sha384::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
@@ -239,7 +232,8 @@ mod tests {
             (Signer::new(1), Signer::new(2), guest(9), guest(8));
         let ours = binding(&public);
         let good = answer(&broker, &ours);
-        let forged = SignedResponse { message: jwe::encrypt(&public, b"the host's").unwrap(), signature: None };
+        let forged =
+            SignedResponse { message: jwe::encrypt(&public, b"the host's").unwrap(), signature: None };
         let rows = [
             ("forged", forged.clone(), "no signature"),
             ("forged, signed by a stranger", answer(&stranger, &ours), "not pinned"),
@@ -258,7 +252,11 @@ mod tests {
                 answer(&broker, &Binding { nonce: "bm9uY2UgdHdv", ..ours }),
                 "another session",
             ),
-            ("of an earlier request", answer(&broker, &Binding { request: Some("r0"), ..ours }), "another request"),
+            (
+                "of an earlier request",
+                answer(&broker, &Binding { request: Some("r0"), ..ours }),
+                "another request",
+            ),
             ("to no request", answer(&broker, &Binding { request: None, ..ours }), "another request"),
             ("no signature", SignedResponse { signature: None, ..good.clone() }, "no signature"),
         ];
@@ -316,11 +314,31 @@ mod tests {
         for (name, token, words) in [
             ("a stranger's", Signer::new(2).sign("JWT", &good), "not pinned"),
             ("a statement", broker.sign(TYPE, &good), "not a \"JWT\""),
-            ("another key's", broker.sign("JWT", &claims(&other, NONCE, json!(1), json!(2))), "another guest's key"),
-            ("no key's", broker.sign("JWT", &json!({"eat_nonce": NONCE, "iat": 1, "exp": 2})), "another guest's key"),
-            ("another session's", broker.sign("JWT", &claims(&public, "b3RoZXI", json!(1), json!(2))), "another session"),
-            ("without end", broker.sign("JWT", &claims(&public, NONCE, json!(1), Value::Null)), "iat before exp"),
-            ("ends at once", broker.sign("JWT", &claims(&public, NONCE, json!(2), json!(2))), "iat before exp"),
+            (
+                "another key's",
+                broker.sign("JWT", &claims(&other, NONCE, json!(1), json!(2))),
+                "another guest's key",
+            ),
+            (
+                "no key's",
+                broker.sign("JWT", &json!({"eat_nonce": NONCE, "iat": 1, "exp": 2})),
+                "another guest's key",
+            ),
+            (
+                "another session's",
+                broker.sign("JWT", &claims(&public, "b3RoZXI", json!(1), json!(2))),
+                "another session",
+            ),
+            (
+                "without end",
+                broker.sign("JWT", &claims(&public, NONCE, json!(1), Value::Null)),
+                "iat before exp",
+            ),
+            (
+                "ends at once",
+                broker.sign("JWT", &claims(&public, NONCE, json!(2), json!(2))),
+                "iat before exp",
+            ),
         ] {
             let error = check(&token).unwrap_err().to_string();
             assert!(error.contains(words), "{name}: {error}");

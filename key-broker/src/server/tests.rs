@@ -20,3 +20,5 @@ fn a_file_has_one_reference_value_or_an_array_of_them() {
         assert_eq!(references(&path).map(|values| values.len()).ok(), count, "{text}");
     }
 }
+
+mod net;

@@ -33,7 +33,8 @@ fn missing_crl(roots: &TrustRoots, blobs: &[Vec<u8>], policy: &Policy, now: Unix
     roots.roots().iter().filter(served).find_map(|root| {
         let name = root.common_name();
         let own: Vec<&Crl> = lists.iter().filter(|crl| crl.issuer() == root.subject()).collect();
-        let current = |crl: &&&Crl| crl.this_update() <= now && crl.next_update().is_some_and(|end| now < end);
+        let current =
+            |crl: &&&Crl| crl.this_update() <= now && crl.next_update().is_some_and(|end| now < end);
         let genuine = |crl: &&Crl| {
             crl.verify_signed_by(root, &cloister_attestation::signature::Backend::default()).is_ok()
         };
@@ -102,9 +103,11 @@ fn check_tdx(tdx: &Tdx, now: UnixTime) -> Result<(), String> {
 /// Refuses to serve where something is left open.
 pub fn check(verifier: &Verifier, accepted: &[Unchecked], now: UnixTime) -> Result<(), String> {
     if verifier.snp.is_none() && verifier.tdx.is_none() {
-        return Err("no evidence can be judged: name [policy] evidence and [trust] crls for SEV-SNP, or [trust.tdx] \
+        return Err(
+            "no evidence can be judged: name [policy] evidence and [trust] crls for SEV-SNP, or [trust.tdx] \
                     collateral for TDX"
-            .to_owned());
+                .to_owned(),
+        );
     }
     verifier.snp.as_ref().map_or(Ok(()), |snp| check_snp(snp, accepted, now))?;
     verifier.tdx.as_ref().map_or(Ok(()), |tdx| check_tdx(tdx, now))

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::tee::QuoteService;
-use super::{MEMORY, Parts, Tee, command_line};
+use super::{MEMORY, Parts, Tee, sysrq};
 use crate::paths;
 
 /// An attack.
@@ -47,6 +47,14 @@ pub enum Tamper {
     SharedCode,
     /// Pages that the launch adds unmeasured, filled with what would wake a processor into them.
     LaunchMemory,
+    /// A secret of the host's own in place of the broker's.
+    ForgedSecret,
+    /// Another secret of the broker's under the wanted name.
+    SwappedSecret,
+    /// The broker's answer to an earlier request of the same guest.
+    OldSecret,
+    /// Magic SysRq typed at the guest's console.
+    Sysrq,
 }
 
 /// Who must refuse, and the words by which one knows it.
@@ -85,6 +93,10 @@ impl Tamper {
             (Self::SharedCode, Tee::Snp) => ("secure processor", SHARED_CODE),
             (Self::SharedCode, Tee::Tdx) => ("TDX module", SHARED_CODE),
             (Self::LaunchMemory, Tee::Tdx) => (NOBODY, &["HOSTILE"]),
+            (Self::ForgedSecret, _) => (GUEST, &["is not believed: it is for another message"]),
+            (Self::SwappedSecret, _) => (GUEST, &["is not believed: it is for another resource"]),
+            (Self::OldSecret, _) => (GUEST, &["is not believed: it is for another request"]),
+            (Self::Sysrq, _) => (NOBODY, &[sysrq::MARK]),
             _ => return None,
         };
         Some(Expected { who, evidence })
@@ -93,6 +105,8 @@ impl Tamper {
 
 /// Refuses what a guest goes through unharmed.
 pub const NOBODY: &str = "nobody";
+/// Refuses what the broker gave for it, or what the host did.
+pub const GUEST: &str = "guest";
 
 const SHARED_CODE: &[&str] = &["HOSTILE", "the processor does not let the guest"];
 
@@ -114,12 +128,13 @@ impl Launch {
         parts: &Parts,
         dir: &Path,
         quotes: Option<&QuoteService>,
+        command_line: String,
     ) -> Result<Self> {
         let mut launch = Self {
             rom: parts.rom.clone(),
             kernel: parts.kernel.clone(),
             initrd: parts.initrd.clone(),
-            command_line: command_line(),
+            command_line,
             memory: MEMORY,
             arguments: Vec::new(),
         };
@@ -156,7 +171,11 @@ impl Launch {
                 | Tamper::TcbOutOfDate
                 | Tamper::TcbRevoked
                 | Tamper::QeIdentity
-                | Tamper::EventLog,
+                | Tamper::EventLog
+                | Tamper::ForgedSecret
+                | Tamper::SwappedSecret
+                | Tamper::OldSecret
+                | Tamper::Sysrq,
             )
             | None => {}
         }

@@ -48,8 +48,9 @@ pub fn by_sev_snp_measure(firmware: &Path, kernel: Option<(&Parts, &str)>, cpus:
 /// Compares `cloister-attest measure snp` with the witness.
 pub fn check(parts: &Parts) -> Result<()> {
     for &cpus in CPUS {
-        let ours = demo::measure(parts, Tee::Snp, cpus, &paths::target().join("reference.json"))?;
-        let theirs = by_sev_snp_measure(&parts.rom, Some((parts, &demo::command_line())), cpus)?;
+        let line = demo::command_line(demo::EXAMPLE_PIN);
+        let ours = demo::measure(parts, Tee::Snp, cpus, &line, &paths::target().join("reference.json"))?;
+        let theirs = by_sev_snp_measure(&parts.rom, Some((parts, &line)), cpus)?;
         ensure!(ours == theirs, "{cpus} CPUs: cloister-attest says {ours}, sev-snp-measure {theirs}");
         println!("{cpus} CPUs: {ours}, as sev-snp-measure says");
     }
