@@ -61,6 +61,11 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// One that has not asked for anything.
+    pub fn new(name: Arc<str>) -> Self {
+        Self { name, busy: Arc::default() }
+    }
+
     /// A whole request is here: from now on it is answered.
     pub fn has_asked(&self) {
         self.busy.store(true, Ordering::Relaxed);
@@ -126,9 +131,9 @@ impl Connections {
                 make_room(open, greediest)?;
             }
             *last = last.wrapping_add(1);
-            let (busy, end) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
-            open.insert(*last, Entry { owner, busy: busy.clone(), end: end.clone() });
-            Some(Place { all: self.clone(), number: *last, peer: Peer { name, busy }, end })
+            let (peer, end) = (Peer::new(name), Arc::new(Notify::new()));
+            open.insert(*last, Entry { owner, busy: peer.busy.clone(), end: end.clone() });
+            Some(Place { all: self.clone(), number: *last, peer, end })
         })
     }
 

@@ -132,7 +132,7 @@ mod tests {
     fn config(dir: &std::path::Path, key: &str) -> StoreConfig {
         let key_file = dir.join("key");
         let _ = std::fs::remove_file(&key_file);
-        crate::key_file::create(&key_file, key).unwrap();
+        key_file::create(&key_file, key).unwrap();
         StoreConfig { path: dir.join("secrets.redb"), key_file: Some(key_file), key_env: None }
     }
 

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::*;
 use crate::config::{Limits, PolicyFiles, StoreConfig};
+use crate::key_file;
 use crate::verify::Judgement;
 
 /// Believes evidence that says `"good"`, and looks at nothing else.
@@ -33,7 +34,7 @@ impl Judge for StandIn {
     ) -> Result<Judgement, Problem> {
         match evidence == json!("good") {
             true => {
-                let ear = crate::token::tests::ear();
+                let ear = token::tests::ear();
                 Ok(Judgement { measurement: "aa".into(), ear, unchecked: vec!["tcb"] })
             }
             false => Err(Problem::attestation_failed(format!("bad: {evidence}"))),
@@ -49,10 +50,11 @@ struct Broker {
     _dir: tempfile::TempDir,
 }
 
-async fn start(limits: Limits) -> Broker {
+/// A broker's state, with one secret for one kind of guest.
+fn state(limits: Limits) -> (State, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let (key, reference) = (dir.path().join("key"), dir.path().join("reference.json"));
-    crate::key_file::create(&key, &"ab".repeat(32)).unwrap();
+    key_file::create(&key, &"ab".repeat(32)).unwrap();
     std::fs::write(&reference, r#"{"tee": "snp", "measurement": "aa"}"#).unwrap();
     let store = StoreConfig { path: dir.path().join("secrets"), key_file: Some(key), key_env: None };
     Store::open(&store).unwrap().set("a/b/c", b"secret").unwrap();
@@ -66,7 +68,11 @@ async fn start(limits: Limits) -> Broker {
         token: Default::default(),
         limits,
     };
-    let state = State::with(config, Box::new(StandIn)).unwrap();
+    (State::with(config, Box::new(StandIn)).unwrap(), dir)
+}
+
+async fn start(limits: Limits) -> Broker {
+    let (state, dir) = state(limits);
     let mut pins = Pins::default();
     pins.add_jwks(state.issuer.jwks().to_string().as_bytes()).unwrap();
     let app = router(Arc::new(state));
@@ -166,7 +172,7 @@ fn attestation(nonce: &str, key: &TeePubKey, evidence: &str) -> Value {
 }
 
 fn public() -> TeePubKey {
-    crate::token::tests::guest()
+    token::tests::guest()
 }
 
 #[tokio::test]
@@ -248,6 +254,55 @@ async fn what_is_not_verified_is_refused_and_not_ignored() {
     let other = json!({"version": "0.4.0", "tee": "tdx", "extra-params": {}});
     let answer = broker.ask("POST", path::AUTH, &[], &other).await;
     assert!(answer.status == 401 && answer.detail().ends_with("verifies snp"), "{}", answer.body);
+}
+
+/// What is logged, line by line.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_log_names_who_got_what_and_nobody_writes_lines_into_it() {
+    let (state, _dir) = state(Limits::default());
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    let peer = Peer::new("10.0.0.7:1".into());
+    tracing::subscriber::with_default(subscriber, || {
+        let now = seconds(SystemTime::now()).unwrap();
+        let (challenge, cookie) = state.sealer.begin(Tee::Snp, now).unwrap();
+        let body =
+            |evidence: &str| Bytes::from(attestation(&challenge.text(), &public(), evidence).to_string());
+        let forged = "x\n{\"fields\":{\"message\":\"released\"}}\u{1b}[2J";
+        judge(&state, &cookie, &body(forged), &peer).unwrap_err();
+        let token = judge(&state, &cookie, &body("good"), &peer).unwrap();
+        let name = ("a".to_owned(), "b".to_owned(), "c".to_owned());
+        release(&state, &token, &name, None, &peer).unwrap();
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(!text.contains('\u{1b}'), "{text}");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let fields: Vec<&Value> = lines.iter().map(|line| &line["fields"]).collect();
+    let messages: Vec<&str> = fields.iter().map(|fields| fields["message"].as_str().unwrap()).collect();
+    assert_eq!(messages, ["attestation refused", "attested", "released"]);
+    for fields in &fields {
+        assert_eq!((&fields["peer"], fields["session"].as_str().unwrap().len()), (&json!("10.0.0.7:1"), 16));
+        assert_eq!(fields["session"], lines[0]["fields"]["session"], "one session");
+    }
+    assert_eq!(fields[1]["unchecked"], "tcb");
+    for (name, value) in [("resource", "a/b/c"), ("measurement", "aa"), ("platform", "c1"), ("tee", "snp")] {
+        assert_eq!(fields[2][name], value, "{name}");
+    }
 }
 
 #[tokio::test]
