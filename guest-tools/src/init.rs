@@ -1,20 +1,24 @@
-//! PID 1 of a minimal guest: mounts, modules, the secret that the kernel command line asks for, then a command or power-off.
+//! PID 1 of a minimal guest: mounts, modules, the secrets that the kernel command line asks for, then a command or power-off.
 //!
 //! The command line is measured by the firmware, so what it says is the guest owner's word:
-//! `cloister.broker=vsock:2:8080 cloister.secret=repository/type/tag cloister.exec=/path`.
+//! `cloister.broker=vsock:2:8080 cloister.broker-key=sha256:… cloister.secret=repository/type/tag cloister.exec=/path`.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sha2::{Digest, Sha256};
+use cloister_kbs::jws::Pins;
+use zeroize::Zeroizing;
 
+use crate::console::{self, Openings, say};
 use crate::transport::Address;
-use crate::{evidence, kbs, system};
+use crate::{evidence, kbs, proof, system};
 
-/// Where the secret is left for `cloister.exec`: a tmpfs, which is private memory.
+/// Where the first secret is left for `cloister.exec`: a tmpfs, which is private memory.
 const SECRET: &str = "/run/secret";
+/// Below this, every secret by its name.
+const SECRETS: &str = "/run/secrets";
 /// Where configfs goes.
 const CONFIGFS: &str = "/sys/kernel/config";
 /// Decompressed modules, and the order in which to load them.
@@ -22,29 +26,48 @@ const MODULES: &str = "/modules";
 
 /// What the kernel command line asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Wishes {
+struct Orders {
     broker: Option<Address>,
-    secret: Option<String>,
+    /// Whom to believe; several while keys rotate.
+    pins: Pins,
+    /// In order; a name may come again.
+    secrets: Vec<String>,
+    /// The resource that is the key of proofs.
+    proof: Option<String>,
     exec: Option<String>,
+    console: Openings,
 }
 
-impl Wishes {
+impl Orders {
     fn parse(command_line: &str) -> Result<Self, String> {
-        let mut wishes = Self::default();
+        let mut orders = Self::default();
         for word in command_line.split_ascii_whitespace() {
-            match word.split_once('=') {
-                Some(("cloister.broker", value)) => {
-                    wishes.broker = Some(value.parse().map_err(|e| format!("cloister.broker: {e}"))?);
-                }
-                Some(("cloister.secret", value)) => wishes.secret = Some(value.to_owned()),
-                Some(("cloister.exec", value)) => wishes.exec = Some(value.to_owned()),
-                Some((name, _)) if name.starts_with("cloister.") => {
-                    return Err(format!("{name} is not known"));
-                }
+            let Some((name, value)) = word.split_once('=') else { continue };
+            let wrong = |why: &dyn std::fmt::Display| format!("{name}: {why}");
+            match name {
+                "cloister.broker" => orders.broker = Some(value.parse().map_err(|e| wrong(&e))?),
+                "cloister.broker-key" => pin(&mut orders.pins, value).map_err(|e| wrong(&e))?,
+                "cloister.secret" => orders.secrets.push(value.to_owned()),
+                "cloister.proof" => orders.proof = Some(value.to_owned()),
+                "cloister.exec" => orders.exec = Some(value.to_owned()),
+                "cloister.console" => orders.console = value.parse().map_err(|e| wrong(&e))?,
+                _ if name.starts_with("cloister.") => return Err(format!("{name} is not known")),
                 _ => {}
             }
         }
-        Ok(wishes)
+        Ok(orders)
+    }
+}
+
+/// Adds `sha256:…`, or the keys of a JWK set in a `file:` of the initrd, which is measured.
+pub fn pin(pins: &mut Pins, text: &str) -> Result<(), String> {
+    if let Some(path) = text.strip_prefix("file:") {
+        let document = fs::read(path).map_err(|e| format!("{path}: {e}"))?;
+        return pins.add_jwks(&document).map_err(|e| format!("{path}: {e}"));
+    }
+    match pins.add(text.parse().map_err(|e| format!("{text:?}: {e}, or file: and a path"))?) {
+        true => Ok(()),
+        false => Err("too many keys".to_owned()),
     }
 }
 
@@ -60,34 +83,32 @@ pub fn run() -> ! {
     system::power_off(code)
 }
 
-/// To the kernel log, so that the line stands among the kernel's own; to standard error where there is none.
-fn say(line: &str) {
-    // Priority 5, notice.
-    if fs::write("/dev/kmsg", format!("<5>cloister-guest: {line}\n")).is_err() {
-        eprintln!("cloister-guest: {line}");
-    }
-}
-
 fn guest() -> Result<u8, String> {
-    mounts(&[("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run")])?;
+    // Before anything else that takes time: the host may type already.
+    mounts(&[("proc", "/proc")])?;
+    let command_line = fs::read_to_string("/proc/cmdline").map_err(|e| format!("/proc/cmdline: {e}"))?;
+    let orders = Orders::parse(&command_line);
+    let openings = orders.as_ref().map_or(Openings::default(), |orders| orders.console);
+    console::close(openings)?;
+    let orders = orders?;
+    mounts(&[("devtmpfs", "/dev"), ("sysfs", "/sys"), ("tmpfs", "/run")])?;
+    if !openings.input {
+        system::close_input().map_err(|e| format!("the console's input cannot be closed: {e}"))?;
+    }
     load_modules()?;
     // configfs is a module in some kernels; its mount point appears with it.
     if Path::new(CONFIGFS).is_dir() {
         mounts(&[("configfs", CONFIGFS)])?;
     }
-    let command_line = fs::read_to_string("/proc/cmdline").map_err(|e| format!("/proc/cmdline: {e}"))?;
-    let wishes = Wishes::parse(&command_line)?;
     // Consoles that start late miss what the kernel said first.
     for line in system::kernel_log("Memory Encryption Features active") {
         say(&format!("kernel log: {line}"));
     }
-    if let Some(resource) = &wishes.secret {
-        let broker = wishes.broker.clone().unwrap_or(Address::Vsock(2, 8080));
-        fetch(&broker, resource)?;
-    } else {
-        report();
+    match orders.secrets.is_empty() {
+        true => report(),
+        false => fetch(&orders)?,
     }
-    match &wishes.exec {
+    match &orders.exec {
         Some(program) => execute(program),
         None => Ok(0),
     }
@@ -129,18 +150,41 @@ fn report() {
     }
 }
 
-fn fetch(broker: &Address, resource: &str) -> Result<(), String> {
-    let mut session = kbs::Session::attest(broker).map_err(|e| e.to_string())?;
+fn fetch(orders: &Orders) -> Result<(), String> {
+    let broker = orders.broker.clone().unwrap_or(Address::Vsock(2, 8080));
+    let mut session = kbs::Session::attest(&broker, &orders.pins).map_err(|e| e.to_string())?;
     say(&format!(
         "measurement {} ({})",
         hex::encode(session.evidence().measurement()),
         session.evidence().source
     ));
-    let secret = session.secret(resource).map_err(|e| e.to_string())?;
-    system::write_private(Path::new(SECRET), &secret).map_err(|e| format!("{SECRET}: {e}"))?;
-    // A digest over a label and the secret lets its owner see that the right one arrived; secrets are keys, not passwords.
-    let proof = Sha256::new().chain_update("cloister secret proof\n").chain_update(&*secret).finalize();
-    say(&format!("secret {resource}: {} bytes, proof {}", secret.len(), hex::encode(proof)));
+    let key = match &orders.proof {
+        Some(resource) => {
+            let key = session.secret(resource).map_err(|e| e.to_string())?;
+            Some(proof::Key::new(key).map_err(|e| format!("{resource}: {e}"))?)
+        }
+        None => None,
+    };
+    for (at, resource) in orders.secrets.iter().enumerate() {
+        let secret = session.secret(resource).map_err(|e| e.to_string())?;
+        keep(resource, &secret, at == 0)?;
+        let shown = key.as_ref().map(|key| format!(", proof {}", key.proof(resource, &secret)));
+        say(&format!("secret {resource}: {} bytes{}", secret.len(), shown.unwrap_or_default()));
+    }
+    Ok(())
+}
+
+/// Leaves a secret where programs find it.
+fn keep(resource: &str, secret: &Zeroizing<Vec<u8>>, first: bool) -> Result<(), String> {
+    // A resource's name is three plain words, none of them dots.
+    let by_name = Path::new(SECRETS).join(resource);
+    if let Some(folder) = by_name.parent() {
+        fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    }
+    let paths = [Some(by_name), first.then(|| PathBuf::from(SECRET))];
+    for path in paths.into_iter().flatten() {
+        system::write_private(&path, secret).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
     Ok(())
 }
 
@@ -158,14 +202,50 @@ fn execute(program: &str) -> Result<u8, String> {
 mod tests {
     use super::*;
 
+    const PIN: &str = "sha256:NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs";
+
     #[test]
-    fn wishes_are_read_from_the_command_line_and_typos_are_refused() {
-        let wishes =
-            Wishes::parse("console=hvc0 cloister.broker=vsock:2:99 cloister.secret=a/b/c quiet").unwrap();
-        let expected =
-            Wishes { broker: Some(Address::Vsock(2, 99)), secret: Some("a/b/c".into()), exec: None };
-        assert_eq!(wishes, expected);
-        assert!(Wishes::parse("cloister.secrets=a/b/c").is_err());
-        assert!(Wishes::parse("cloister.broker=carrier-pigeon").is_err());
+    fn orders_are_read_from_the_command_line_and_typos_are_refused() {
+        let line = format!(
+            "console=hvc0 cloister.broker=vsock:2:99 cloister.broker-key={PIN} cloister.secret=a/b/c \
+             cloister.secret=d/e/f cloister.proof=p/r/f cloister.console=input quiet"
+        );
+        let mut pins = Pins::default();
+        assert!(pins.add(PIN.parse().unwrap()));
+        let expected = Orders {
+            broker: Some(Address::Vsock(2, 99)),
+            pins,
+            secrets: vec!["a/b/c".into(), "d/e/f".into()],
+            proof: Some("p/r/f".into()),
+            exec: None,
+            console: Openings { input: true, verbose: false },
+        };
+        assert_eq!(Orders::parse(&line), Ok(expected));
+        for bad in [
+            "cloister.secrets=a/b/c",
+            "cloister.broker=carrier-pigeon",
+            "cloister.broker-key=sha256:short",
+            "cloister.broker-key=file:/nonexistent",
+            "cloister.console=login",
+        ] {
+            assert!(Orders::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_may_be_in_a_file() {
+        let path = std::env::temp_dir().join(format!("cloister-jwks-{}", std::process::id()));
+        let text = format!("file:{}", path.display());
+        // RFC 7515, appendix A.3.1.
+        let jwk = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
+        for (document, good) in
+            [(format!(r#"{{"keys":[{jwk}]}}"#), true), (jwk.to_owned(), true), ("{}".into(), false)]
+        {
+            fs::write(&path, &document).unwrap();
+            let mut pins = Pins::default();
+            assert_eq!(pin(&mut pins, &text).is_ok(), good, "{document}");
+            assert_eq!(pins.is_empty(), !good);
+        }
+        fs::remove_file(path).unwrap();
     }
 }

@@ -2,13 +2,16 @@
 //! secret. As PID 1 it is also a minimal init.
 //!
 //! The host carries every byte between guest and broker and is trusted with none: the broker's answer is encrypted to a
-//! key that exists only in this guest and that its report binds. Must never: write a secret anywhere but where it was told
-//! to; trust anything that the host says beyond carrying it.
+//! key that exists only in this guest and that its report binds, and signed by a key that this guest was told of in measured
+//! memory. Must never: write a secret anywhere but where it was told to; trust anything that the host says beyond carrying it;
+//! read what the host types.
 
+mod console;
 mod evidence;
 mod http;
 mod init;
 mod kbs;
+mod proof;
 mod system;
 mod transport;
 
@@ -16,6 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use cloister_kbs::jws::Pins;
 
 #[derive(Parser)]
 #[command(version, about = "Evidence and secrets for a confidential guest")]
@@ -55,6 +59,9 @@ enum Command {
         /// Where to write it (mode 0600); `-` is standard output.
         #[arg(long, default_value = "-")]
         output: PathBuf,
+        /// Print, on standard error, a proof that it arrived: an HMAC under this resource, which is fetched as well.
+        #[arg(long, value_name = "RESOURCE")]
+        proof: Option<String>,
     },
     /// Be PID 1: mounts, modules, the secret that the kernel command line asks for, then a command or power-off.
     Init,
@@ -65,6 +72,19 @@ struct Broker {
     /// Where the broker is: vsock:CID:PORT, tcp:HOST:PORT.
     #[arg(long, default_value = "vsock:2:8080")]
     broker: transport::Address,
+    /// Whom to believe: what `cloister-broker key pin` prints (sha256:…), or file: and the path of a JWK set. May come again.
+    #[arg(long, value_name = "PIN", required = true)]
+    broker_key: Vec<String>,
+}
+
+impl Broker {
+    fn attest(&self) -> Result<kbs::Session, Error> {
+        let mut pins = Pins::default();
+        for text in &self.broker_key {
+            init::pin(&mut pins, text).map_err(Error::BrokerKey)?;
+        }
+        Ok(kbs::Session::attest(&self.broker, &pins)?)
+    }
 }
 
 /// Why a command failed.
@@ -76,15 +96,19 @@ enum Error {
     Kbs(#[from] kbs::Error),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("--broker-key: {0}")]
+    BrokerKey(String),
+    #[error("--proof: {0}")]
+    Proof(String),
     #[error("--report-data: {0}")]
     ReportData(String),
 }
 
 impl Error {
-    /// 1: refused by the broker; 2: anything else.
+    /// 1: refused by the broker, or its answer by us; 2: anything else.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Kbs(kbs::Error::Refused { .. }) => 1,
+            Self::Kbs(kbs::Error::Refused { .. } | kbs::Error::Forged { .. }) => 1,
             _ => 2,
         }
     }
@@ -98,7 +122,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cloister-guest: {error}");
+            console::complain(&error.to_string());
             ExitCode::from(error.exit_code())
         }
     }
@@ -120,13 +144,17 @@ fn run(command: Command) -> Result<(), Error> {
                 .map_err(|source| Error::Io { path: output, source })
         }
         Command::Attest { broker } => {
-            let session = kbs::Session::attest(&broker.broker)?;
+            let session = broker.attest()?;
             println!("{}", session.token());
             Ok(())
         }
-        Command::GetSecret { broker, resource, output } => {
-            let mut session = kbs::Session::attest(&broker.broker)?;
+        Command::GetSecret { broker, resource, output, proof } => {
+            let mut session = broker.attest()?;
             let secret = session.secret(&resource)?;
+            if let Some(name) = proof {
+                let key = proof::Key::new(session.secret(&name)?).map_err(Error::Proof)?;
+                eprintln!("cloister-guest: proof {}", key.proof(&resource, &secret));
+            }
             system::write_private(&output, &secret).map_err(|source| Error::Io { path: output, source })
         }
         Command::Init => init::run(),

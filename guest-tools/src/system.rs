@@ -20,6 +20,34 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)
 }
 
+/// getrandom(2), which waits until the kernel's generator is seeded. There is no other source: not the time, not a file that may be
+/// the host's.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        // SAFETY: the pointer and length are those of `rest`.
+        let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match usize::try_from(got) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(got) => done = done.saturating_add(got),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts `/dev/null` in the place of standard input.
+pub fn close_input() -> io::Result<()> {
+    let null = File::open("/dev/null")?;
+    // SAFETY: both descriptors are numbers; the kernel checks them.
+    check(unsafe { libc::dup2(null.as_raw_fd(), libc::STDIN_FILENO) }).map(drop)
+}
+
 /// mount(2) of a pseudo file system.
 pub fn mount(kind: &str, target: &str) -> io::Result<()> {
     fs::create_dir_all(target)?;

@@ -21,19 +21,77 @@ pub struct Config {
     pub reference_values: Vec<PathBuf>,
     /// Where secrets are.
     pub store: StoreConfig,
-    /// Limits of sessions.
+    /// Challenges and tokens.
     #[serde(default)]
     pub session: SessionConfig,
     /// The tokens that guests get.
     #[serde(default)]
     pub token: TokenConfig,
+    /// Limits of clients.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// What clients may cost, attested or not. A time is in milliseconds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections of one listener.
+    pub connections: usize,
+    /// Connections of one peer at one listener: an IPv4 address, an IPv6 network of 64 bits, or a user of a unix socket.
+    pub connections_per_peer: usize,
+    /// For a request's head to come; also how long a connection may be idle.
+    pub head_ms: u64,
+    /// For a request's body to come.
+    pub body_ms: u64,
+    /// How long a client may take nothing of its answer.
+    pub answer_ms: u64,
+    /// For a whole connection, however many requests it carries.
+    pub connection_ms: u64,
+    /// Attestations, and likewise releases, at work at once; 0: as many as there are processors.
+    pub workers: usize,
+    /// Attestations, and likewise releases, that wait for one of them.
+    pub waiting: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            connections_per_peer: 64,
+            head_ms: 10_000,
+            body_ms: 20_000,
+            answer_ms: 20_000,
+            connection_ms: 300_000,
+            workers: 0,
+            waiting: 256,
+        }
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), String> {
+        let rows = [
+            ("connections", self.connections as u64),
+            ("connections_per_peer", self.connections_per_peer as u64),
+            ("head_ms", self.head_ms),
+            ("body_ms", self.body_ms),
+            ("answer_ms", self.answer_ms),
+            ("connection_ms", self.connection_ms),
+        ];
+        match rows.into_iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(format!("[limits] {name} is 0: nobody would be served")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Tokens.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
-    /// PEM private key on P-256 or P-384 that signs them; without one each start makes its own.
+    /// PEM private key on P-256 or P-384 that signs them and what is released, mode 0600; guests have its thumbprint pinned.
+    /// Without one each start makes its own, which no guest can know.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
 }
@@ -82,6 +140,29 @@ pub struct PolicyFiles {
     /// Evidence policy for TDX (TOML or JSON, as `cloister-attest verify tdx --policy` takes).
     #[serde(default)]
     pub evidence_tdx: Option<PathBuf>,
+    /// What evidence is accepted without: named here, or the broker does not start.
+    #[serde(default)]
+    pub accept_unchecked: Vec<Unchecked>,
+}
+
+/// What an owner may accept undecided, in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unchecked {
+    /// SEV-SNP: which TCB a platform has.
+    Tcb,
+    /// SEV-SNP: whether its certificates were revoked.
+    Revocation,
+}
+
+impl Unchecked {
+    /// As configurations and verdicts call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcb => "tcb",
+            Self::Revocation => "revocation",
+        }
+    }
 }
 
 /// The secret store.
@@ -98,19 +179,21 @@ pub struct StoreConfig {
     pub key_env: Option<String>,
 }
 
-/// Limits.
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// Sessions.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionConfig {
-    /// Seconds from the request to the last use.
+    /// Seconds for which a challenge is good, and then a token.
     pub ttl_seconds: u64,
-    /// Sessions at once.
+    /// Guests that attest within that time, at most.
     pub max: usize,
+    /// A file with 64 hexadecimal digits, mode 0600: brokers that share it take each other's challenges.
+    pub key_file: Option<PathBuf>,
 }
 
 impl Default for SessionConfig {
     fn default() -> Self {
-        Self { ttl_seconds: 300, max: 1024 }
+        Self { ttl_seconds: 300, max: 65_536, key_file: None }
     }
 }
 
@@ -149,11 +232,12 @@ impl Config {
         if config.listen.is_empty() {
             return Err(Error::Contents { path: path.to_owned(), why: "listen names no address".into() });
         }
+        config.limits.check().map_err(|why| Error::Contents { path: path.to_owned(), why })?;
         Ok(config)
     }
 
     fn absolute(&mut self, base: &Path) {
-        let Self { trust, policy, reference_values, store, token, .. } = self;
+        let Self { trust, policy, reference_values, store, token, session, .. } = self;
         let tdx = trust.tdx.roots.iter_mut().chain(&mut trust.tdx.collateral);
         let lists = trust.roots.iter_mut().chain(&mut trust.crls).chain(tdx).chain(reference_values);
         let options = [
@@ -163,6 +247,7 @@ impl Config {
             &mut policy.evidence_tdx,
             &mut store.key_file,
             &mut token.key_file,
+            &mut session.key_file,
         ];
         for file in lists.chain(options.into_iter().flatten()).chain([&mut store.path]) {
             *file = base.join(&*file);

@@ -3,14 +3,20 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
+use crate::connections::{Connections, Owner};
 use crate::server::{self, State};
+
+/// Descriptors for everything but connections.
+const OTHER_DESCRIPTORS: usize = 64;
+/// After a failure to accept that is not the client's: until somebody has closed something.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Removes a socket file when the broker ends.
 struct SocketFile(PathBuf);
@@ -34,22 +40,43 @@ fn bind_unix(path: &Path) -> Result<UnixListener, String> {
     UnixListener::bind(path).map_err(|e| format!("unix:{}: {e}", path.display()))
 }
 
+/// The soft limit of open files, if the kernel says one.
+fn descriptors(limits: &str) -> Option<usize> {
+    limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok())
+}
+
+/// Every listener must be able to be full without the others noticing.
+fn check_descriptors(listeners: usize, limits: &Limits, available: Option<usize>) -> Result<(), String> {
+    let needed = limits.connections.saturating_mul(listeners).saturating_add(OTHER_DESCRIPTORS);
+    match available {
+        Some(available) if available < needed => Err(format!(
+            "{listeners} listeners of {} connections need {needed} open files, and {available} are allowed: raise the \
+             limit (ulimit -n, LimitNOFILE) or lower [limits] connections",
+            limits.connections
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Serves until SIGINT or SIGTERM.
 pub async fn serve(config: Config) -> Result<(), String> {
-    let addresses = config.listen.clone();
+    let (addresses, limits) = (config.listen.clone(), config.limits);
+    let available = std::fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(descriptors);
+    check_descriptors(addresses.len(), &limits, available)?;
     let app = server::router(Arc::new(State::open(config)?));
-    let mut tasks = JoinSet::new();
     let mut files = Vec::new();
     for address in &addresses {
         match address.split_once(':') {
             Some(("unix", path)) => {
                 let listener = bind_unix(Path::new(path))?;
                 files.push(SocketFile(path.into()));
-                spawn(&mut tasks, listener, app.clone());
+                tokio::spawn(accept_unix(listener, limits, app.clone()));
             }
             Some(("tcp", at)) => {
                 let listener = TcpListener::bind(at).await.map_err(|e| format!("{address}: {e}"))?;
-                spawn(&mut tasks, listener, app.clone());
+                tokio::spawn(accept_tcp(listener, limits, app.clone()));
             }
             _ => return Err(format!("listen: {address:?} is neither unix:PATH nor tcp:HOST:PORT")),
         }
@@ -59,15 +86,59 @@ pub async fn serve(config: Config) -> Result<(), String> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
-        Some(Ok(Err(error))) = tasks.join_next() => return Err(error),
     }
     Ok(())
 }
 
-fn spawn<L>(tasks: &mut JoinSet<Result<(), String>>, listener: L, app: Router)
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
-    tasks.spawn(async move { axum::serve(listener, app).await.map_err(|e| e.to_string()) });
+/// Accepts for as long as the runtime lives.
+pub async fn accept_unix(listener: UnixListener, limits: Limits, app: Router) {
+    let connections = Connections::new(limits);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // A peer that is gone already cannot be asked, and is counted with its like.
+                let user = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+                connections.serve(stream, Owner::User(user), format!("unix, user {user}"), app.clone());
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+/// Likewise.
+pub async fn accept_tcp(listener: TcpListener, limits: Limits, app: Router) {
+    let connections = Connections::new(limits);
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                // Latency is all that is lost without.
+                let _ = stream.set_nodelay(true);
+                let owner = Owner::of(address.ip());
+                connections.serve(stream, owner, address.to_string(), app.clone());
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+async fn pause(error: &std::io::Error) {
+    tracing::warn!(%error, "accept");
+    tokio::time::sleep(PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_that_could_starve_each_other_are_refused() {
+        let table = "Limit                     Soft Limit           Hard Limit           Units\n\
+                     Max open files            1024                 524288               files\n";
+        assert_eq!(descriptors(table), Some(1024));
+        assert_eq!(descriptors("Max open files            unlimited unlimited files"), None);
+        let limits = Limits { connections: 256, ..Limits::default() };
+        assert!(check_descriptors(3, &limits, Some(1024)).is_ok());
+        assert!(check_descriptors(4, &limits, Some(1024)).unwrap_err().contains("LimitNOFILE"));
+        assert!(check_descriptors(4, &limits, None).is_ok());
+    }
 }

@@ -1,8 +1,11 @@
 //! Errors as guests see them (RFC 7807). What a guest learns is enough to act on; what it must not learn is only logged.
 
 use axum::Json;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+
+/// When to come back, if there is too much to do.
+const RETRY_SECONDS: &str = "1";
 
 /// An answer that is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +40,17 @@ impl Problem {
     pub fn policy_denied() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "policy-denied", "the release policy does not allow this")
     }
-    /// Too many sessions.
+    /// More than is done at once.
     pub fn busy() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many sessions; try again later")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too much to do; try again later")
+    }
+    /// The client takes too long.
+    pub fn slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "slow", "the request did not come in time")
+    }
+    /// The request is too long.
+    pub fn too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the request is too long")
     }
     /// Our fault.
     pub fn internal() -> Self {
@@ -56,6 +67,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body =
             cloister_kbs::Problem { kind: format!("urn:cloister:broker:{}", self.kind), detail: self.detail };
-        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body)).into_response()
+        let mut response =
+            (self.status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+        }
+        response
     }
 }

@@ -9,6 +9,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use zeroize::Zeroizing;
 
 use crate::config::StoreConfig;
+use crate::key_file;
 
 const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("secrets");
 const NONCE_BYTES: usize = 12;
@@ -61,18 +62,14 @@ impl std::fmt::Debug for Store {
 }
 
 fn key(config: &StoreConfig) -> Result<Zeroizing<[u8; 32]>, Error> {
-    let text = match (&config.key_file, &config.key_env) {
-        (Some(path), None) => {
-            std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.clone(), source })?
+    match (&config.key_file, &config.key_env) {
+        (Some(path), None) => key_file::read_hex(path).map_err(|e| Error::Key(e.to_string())),
+        (None, Some(name)) => {
+            let text = Zeroizing::new(std::env::var(name).map_err(|e| Error::Key(format!("{name}: {e}")))?);
+            key_file::from_hex(&text).ok_or_else(|| Error::Key(format!("{name}: not 64 hexadecimal digits")))
         }
-        (None, Some(name)) => std::env::var(name).map_err(|e| Error::Key(format!("{name}: {e}")))?,
-        _ => return Err(Error::Key("set exactly one of key_file and key_env".into())),
-    };
-    let text = Zeroizing::new(text);
-    let mut key = Zeroizing::new([0u8; 32]);
-    hex::decode_to_slice(text.trim(), &mut key[..])
-        .map_err(|_| Error::Key("not 64 hexadecimal digits".into()))?;
-    Ok(key)
+        _ => Err(Error::Key("set exactly one of key_file and key_env".into())),
+    }
 }
 
 impl Store {
@@ -134,7 +131,8 @@ mod tests {
 
     fn config(dir: &std::path::Path, key: &str) -> StoreConfig {
         let key_file = dir.join("key");
-        std::fs::write(&key_file, key).unwrap();
+        let _ = std::fs::remove_file(&key_file);
+        key_file::create(&key_file, key).unwrap();
         StoreConfig { path: dir.join("secrets.redb"), key_file: Some(key_file), key_env: None }
     }
 
@@ -172,5 +170,9 @@ mod tests {
         let store = Store::open(&config(dir.path(), &"cd".repeat(32))).unwrap();
         assert!(matches!(store.get("a/b/c"), Err(Error::Decrypt)));
         assert!(matches!(Store::open(&config(dir.path(), "short")), Err(Error::Key(_))));
+        let open = config(dir.path(), &"ab".repeat(32));
+        let path = open.key_file.clone().unwrap();
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(Store::open(&open).unwrap_err().to_string().contains("chmod 600"));
     }
 }

@@ -1,11 +1,17 @@
 //! The verifier: evidence in, claims out. All reasons for a refusal go to the log and, by code, to the guest.
+//!
+//! What a policy leaves open about a platform's TCB or about revocation is refused, unless the configuration accepts it in
+//! words. That is so when the broker starts ([`startup`]) and for every piece of evidence: what was current then may not be now.
+
+mod startup;
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use cloister_attestation::claims::Claims;
+use cloister_attestation::ear::{EarContext, ear_claims};
 use cloister_attestation::snp::Hex;
 use cloister_attestation::verdict::Verdict;
 use cloister_attestation::x509::UnixTime;
@@ -16,22 +22,38 @@ use serde_json::Value;
 
 use crate::config::{self, Config, Error};
 use crate::problem::Problem;
+use crate::token::seconds;
 
 /// What evidence established.
 #[derive(Clone, Debug)]
 pub struct Judgement {
     /// MEASUREMENT or MRTD, hexadecimal.
     pub measurement: String,
-    /// What is claimed.
-    pub claims: Value,
-    /// Everything that was found, for the token.
-    pub verdict: Verdict<Claims>,
+    /// The claims of an EAR: everything that was found.
+    pub ear: Value,
+    /// What was accepted although nobody decided on it.
+    pub unchecked: Vec<&'static str>,
 }
 
-/// Roots, collateral and evidence policies, for both TEEs.
+/// Who judges evidence.
+pub trait Judge: Send + Sync {
+    /// Whether there is what it takes to judge evidence of this kind.
+    fn serves(&self, tee: Tee) -> bool;
+
+    /// Judges evidence at a time. The report data must be exactly what this exchange demands, whatever the policy says.
+    fn judge(
+        &self,
+        tee: Tee,
+        evidence: Value,
+        report_data: &[u8; 64],
+        now: SystemTime,
+    ) -> Result<Judgement, Problem>;
+}
+
+/// Roots, collateral and evidence policies, of each TEE that is configured.
 pub struct Verifier {
-    snp: Snp,
-    tdx: Tdx,
+    snp: Option<Snp>,
+    tdx: Option<Tdx>,
 }
 
 struct Snp {
@@ -66,35 +88,53 @@ fn policy<P: Default + DeserializeOwned>(path: Option<&PathBuf>) -> Result<P, Er
 }
 
 impl Verifier {
-    /// Reads what the configuration names.
-    pub fn open(config: &Config) -> Result<Self, Error> {
-        Ok(Self { snp: Snp::open(config)?, tdx: Tdx::open(config)? })
+    /// Reads what the configuration names, and refuses what would let evidence through that nobody decided on.
+    pub fn open(config: &Config, now: SystemTime) -> Result<Self, String> {
+        let time = UnixTime(seconds(now).map_err(|_| "the clock is before 1970".to_owned())?);
+        let verifier = Self {
+            snp: Snp::open(config).map_err(|e| e.to_string())?,
+            tdx: Tdx::open(config).map_err(|e| e.to_string())?,
+        };
+        startup::check(&verifier, &config.policy.accept_unchecked, time)?;
+        for tee in SUPPORTED {
+            tracing::info!(tee = tee.as_ref(), served = verifier.serves(tee), "evidence");
+        }
+        Ok(verifier)
+    }
+}
+
+impl Judge for Verifier {
+    fn serves(&self, tee: Tee) -> bool {
+        match tee {
+            Tee::Snp => self.snp.is_some(),
+            Tee::Tdx => self.tdx.is_some(),
+            _ => false,
+        }
     }
 
-    /// Judges evidence at a time. The report data must be exactly what this exchange demands, whatever the policy says.
-    pub fn judge(
+    fn judge(
         &self,
         tee: Tee,
         evidence: Value,
         report_data: &[u8; 64],
         now: SystemTime,
     ) -> Result<Judgement, Problem> {
-        let time = UnixTime(now.duration_since(UNIX_EPOCH).map_err(|_| Problem::internal())?.as_secs());
-        match tee {
-            Tee::Snp => {
-                let verdict = self.snp.judge(&parse(evidence)?, report_data, time)?;
-                conclude(verdict, |claims| hex::encode(claims.report.measurement.0))
+        let time = UnixTime(seconds(now)?);
+        match (tee, &self.snp, &self.tdx) {
+            (Tee::Snp, Some(snp), _) => {
+                let verdict = snp.judge(&parse(evidence)?, report_data, time)?;
+                conclude(verdict, time, |claims| hex::encode(claims.report.measurement.0))
             }
-            Tee::Tdx => {
-                let verdict = self.tdx.judge(&parse(evidence)?, report_data, time)?;
-                conclude(verdict, |claims| hex::encode(claims.mrtd.0))
+            (Tee::Tdx, _, Some(tdx)) => {
+                let verdict = tdx.judge(&parse(evidence)?, report_data, time)?;
+                conclude(verdict, time, |claims| hex::encode(claims.mrtd.0))
             }
-            other => Err(Problem::unsupported(format!("evidence of {:?}", other.as_ref()))),
+            _ => Err(Problem::unsupported(format!("evidence of {:?}", tee.as_ref()))),
         }
     }
 }
 
-/// The TEEs whose evidence is judged here.
+/// The TEEs whose evidence can be judged here.
 pub const SUPPORTED: [Tee; 2] = [Tee::Snp, Tee::Tdx];
 
 fn parse<T: DeserializeOwned>(evidence: Value) -> Result<T, Problem> {
@@ -108,15 +148,17 @@ fn decode(what: &str, text: &str) -> Result<Vec<u8>, Problem> {
 /// An accepted verdict as a judgement; a rejected one as a problem that names every reason.
 fn conclude<C: Clone + Into<Claims>>(
     verdict: Verdict<C>,
+    time: UnixTime,
     measurement: impl Fn(&C) -> String,
 ) -> Result<Judgement, Problem> {
     match &verdict.claims {
         Some(claims) if verdict.is_accepted() => {
             let measurement = measurement(claims);
-            let claims: Claims = claims.clone().into();
-            let document = serde_json::to_value(&claims).map_err(|_| Problem::internal())?;
-            let verdict = Verdict::new(verdict.reasons, Some(claims), verdict.unchecked);
-            Ok(Judgement { measurement, claims: document, verdict })
+            let unchecked = startup::that_matter(&verdict.unchecked);
+            let verdict = Verdict::new(verdict.reasons, Some(claims.clone().into()), verdict.unchecked);
+            let context = EarContext { issued_at: time, expires_at: None, nonce: None, confirmation: None };
+            let ear = ear_claims(&verdict, &context).map_err(|_| Problem::internal())?;
+            Ok(Judgement { measurement, ear, unchecked })
         }
         _ => {
             let reasons: Vec<String> =
@@ -127,15 +169,25 @@ fn conclude<C: Clone + Into<Claims>>(
 }
 
 impl Snp {
-    fn open(config: &Config) -> Result<Self, Error> {
-        let trust = &config.trust;
+    /// `None` where the configuration says nothing of SEV-SNP.
+    fn open(config: &Config) -> Result<Option<Self>, Error> {
+        let (trust, policies) = (&config.trust, &config.policy);
+        let lists_empty = trust.roots.is_empty() && trust.crls.is_empty();
+        let named = policies.evidence.is_some() || trust.chain.is_some() || !lists_empty;
+        if !named && policies.accept_unchecked.is_empty() {
+            return Ok(None);
+        }
         let mut roots = if trust.roots.is_empty() { snp::TrustRoots::amd() } else { snp::TrustRoots::none() };
         for path in &trust.roots {
             roots.add(&config::read(path)?).map_err(|e| contents(path, e))?;
         }
         let chain = trust.chain.as_deref().map(config::read).transpose()?;
         let crls = trust.crls.iter().map(|path| config::read(path)).collect::<Result<_, _>>()?;
-        Ok(Self { roots, chain, crls, policy: policy(config.policy.evidence.as_ref())? })
+        let mut policy: snp::Policy = policy(policies.evidence.as_ref())?;
+        if !policies.accept_unchecked.contains(&config::Unchecked::Revocation) {
+            policy.revocation = snp::RevocationRule::Required;
+        }
+        Ok(Some(Self { roots, chain, crls, policy }))
     }
 
     fn judge(
@@ -154,12 +206,18 @@ impl Snp {
             certificate_table: (!table.is_empty()).then_some(table.as_slice()),
         };
         let policy = snp::Policy { report_data: Some(Hex(*report_data)), ..self.policy.clone() };
-        Ok(snp::verify(&evidence, &self.roots, &snp::Collateral { crls: &crls }, time, &policy))
+        let mut verdict =
+            snp::verify(&evidence, &self.roots, &snp::Collateral { crls: &crls }, time, &policy);
+        if startup::without_minimum(&self.policy) && !verdict.unchecked.contains(&"tcb") {
+            verdict.unchecked.push("tcb");
+        }
+        Ok(verdict)
     }
 }
 
 impl Tdx {
-    fn open(config: &Config) -> Result<Self, Error> {
+    /// `None` where the configuration has no collateral for TDX.
+    fn open(config: &Config) -> Result<Option<Self>, Error> {
         let trust = &config.trust.tdx;
         let mut roots =
             if trust.roots.is_empty() { tdx::TrustRoots::intel() } else { tdx::TrustRoots::none() };
@@ -174,8 +232,9 @@ impl Tdx {
                 None => Err(contents(path, "no TCB information that can be read")),
             }
         });
-        let collateral = collateral.collect::<Result<_, _>>()?;
-        Ok(Self { collateral, policy: policy(config.policy.evidence_tdx.as_ref())? })
+        let collateral: Vec<_> = collateral.collect::<Result<_, _>>()?;
+        let policy = policy(config.policy.evidence_tdx.as_ref())?;
+        Ok((!collateral.is_empty()).then_some(Self { collateral, policy }))
     }
 
     /// Every platform family has collateral of its own: the verdict is that of the one that the quote belongs to.

@@ -37,6 +37,9 @@ pub enum Error {
     /// The header cannot be encoded.
     #[error("the header cannot be encoded")]
     Header,
+    /// There is no randomness.
+    #[error("the system gives no randomness")]
+    Randomness,
 }
 
 /// The JWK of a public key.
@@ -51,9 +54,32 @@ pub fn public_key(key: &PublicKey) -> TeePubKey {
     }
 }
 
-/// A new key pair.
-pub fn generate() -> SecretKey {
-    SecretKey::generate()
+/// A new key pair of the caller's randomness: `fill` fills its argument or says why it cannot. Nothing else is ever used in
+/// its place.
+pub fn generate_with<E>(mut fill: impl FnMut(&mut [u8; 32]) -> Result<(), E>) -> Result<SecretKey, E>
+where
+    E: From<Error>,
+{
+    // Of honest randomness nearly every scalar is a key (FIPS 186-5, A.2.2).
+    const MAX_DRAWS: usize = 64;
+    let mut scalar = Zeroizing::new([0; 32]);
+    for _ in 0..MAX_DRAWS {
+        fill(&mut scalar)?;
+        if let Ok(key) = SecretKey::from_slice(&scalar[..]) {
+            return Ok(key);
+        }
+    }
+    Err(Error::Randomness.into())
+}
+
+/// Bytes from the system.
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    <[u8; N]>::try_generate().map_err(|_| Error::Randomness)
+}
+
+/// A new key pair of the system's randomness.
+pub fn generate() -> Result<SecretKey, Error> {
+    generate_with(|bytes| random().map(|drawn| *bytes = drawn))
 }
 
 fn point(x: &str, y: &str) -> Result<PublicKey, Error> {
@@ -85,11 +111,11 @@ pub fn encrypt(to: &TeePubKey, secret: &[u8]) -> Result<Response, Error> {
         return Err(Error::Key);
     }
     let recipient = point(x, y)?;
-    let ephemeral = generate();
+    let ephemeral = generate()?;
     let shared = diffie_hellman(ephemeral.to_nonzero_scalar(), recipient.as_affine());
     let kek = KwAes256::new((&*key_encryption_key(shared.raw_secret_bytes())).into());
-    let content_key = Zeroizing::new(<[u8; KEY_BYTES]>::generate());
-    let iv = <[u8; 12]>::generate();
+    let content_key = Zeroizing::new(random::<KEY_BYTES>()?);
+    let iv = random::<12>()?;
     let mut encrypted_key = vec![0; WRAPPED_KEY_BYTES];
     kek.wrap_key(&content_key[..], &mut encrypted_key).map_err(|_| Error::Header)?;
     let mut other_fields = Map::new();
@@ -154,10 +180,10 @@ mod tests {
 
     #[test]
     fn only_the_right_key_opens_an_unchanged_message() {
-        let key = generate();
+        let key = generate().unwrap();
         let message = encrypt(&public_key(&key.public_key()), b"open sesame").unwrap();
         assert_eq!(decrypt(&key, &message).unwrap().as_slice(), b"open sesame");
-        assert_eq!(decrypt(&generate(), &message).unwrap_err(), Error::Authentication);
+        assert_eq!(decrypt(&generate().unwrap(), &message).unwrap_err(), Error::Authentication);
         type Spoil = (&'static str, fn(&mut Response), Error);
         let spoilers: [Spoil; 8] = [
             ("ciphertext", |m| m.ciphertext[0] ^= 1, Error::Authentication),
@@ -177,8 +203,29 @@ mod tests {
     }
 
     #[test]
+    fn without_randomness_there_is_no_key() {
+        let failing = generate_with(|_| Err::<(), _>(Error::Randomness));
+        assert_eq!(failing.map(drop), Err(Error::Randomness));
+        // A source that is stuck at what is no key (zero, or beyond the order) is given up.
+        for constant in [0, 0xff] {
+            let stuck = generate_with(|bytes| {
+                bytes.fill(constant);
+                Ok::<(), Error>(())
+            });
+            assert_eq!(stuck.map(drop), Err(Error::Randomness), "{constant:#x}");
+        }
+        let mut draws = 0;
+        let late = generate_with(|bytes| {
+            draws += 1;
+            bytes.fill(if draws < 3 { 0 } else { 1 });
+            Ok::<(), Error>(())
+        });
+        assert!(late.is_ok() && draws == 3);
+    }
+
+    #[test]
     fn keys_of_other_kinds_are_refused() {
-        let good = public_key(&generate().public_key());
+        let good = public_key(&generate().unwrap().public_key());
         let TeePubKey::EC { x, y, .. } = &good else { unreachable!("EC by construction") };
         let ec = |crv: &str, alg: &str, x: &str, y: &str| TeePubKey::EC {
             crv: crv.into(),

@@ -1,4 +1,5 @@
-//! What a guest and a key broker say to each other: the KBS protocol (RCAR, version 0.4.0) and its JWE.
+//! What a guest and a key broker say to each other: the KBS protocol (RCAR, version 0.4.0), its JWE, and the broker's signature
+//! over each release.
 //!
 //! Both sides use this crate, so it holds no policy and does no I/O. Everything that it reads came over a network: no
 //! function here panics, and sizes are the caller's to bound before parsing.
@@ -6,6 +7,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod jwe;
+pub mod jws;
+pub mod release;
 
 use std::collections::BTreeMap;
 
@@ -60,6 +63,42 @@ pub struct TdxEvidence {
 pub struct Token {
     /// A bearer token for resources.
     pub token: String,
+}
+
+/// An attestation, refused where it says what nobody here would look at.
+///
+/// kbs-types' structure of that name ignores what it does not know. A client that sends more expects more to be verified.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StrictAttestation {
+    /// Data of the host's for the guest.
+    #[serde(default)]
+    pub init_data: Option<Value>,
+    /// What REPORT_DATA must bind.
+    pub runtime_data: StrictRuntimeData,
+    /// The evidence.
+    pub tee_evidence: StrictEvidence,
+}
+
+/// As [`RuntimeData`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StrictRuntimeData {
+    /// The challenge's nonce.
+    pub nonce: String,
+    /// The guest's key.
+    pub tee_pubkey: TeePubKey,
+}
+
+/// As [`CompositeEvidence`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StrictEvidence {
+    /// Of the guest's own TEE.
+    pub primary_evidence: Value,
+    /// Of devices: JSON in a string, empty if there is none.
+    #[serde(default)]
+    pub additional_evidence: String,
 }
 
 /// An error as the broker reports it (RFC 7807).

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::Parts;
+use crate::command;
 
 /// A running broker.
 pub struct Broker {
@@ -31,29 +32,38 @@ pub fn random_secret() -> Result<String> {
     random()
 }
 
-impl Broker {
-    /// Starts a broker that has this trust and knows one reference value and one secret.
-    pub fn start(
-        parts: &Parts,
-        dir: &Path,
-        trust: &str,
-        reference: &Path,
-        name: &str,
-        secret: &str,
-    ) -> Result<Self> {
+/// A broker that is configured, has its key and its secrets, and does not serve yet.
+pub struct Prepared {
+    config: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+    /// What guests have pinned.
+    pub pin: String,
+}
+
+impl Prepared {
+    /// A broker in `dir` that has this trust and will know one reference value.
+    pub fn new(parts: &Parts, dir: &Path, trust: &str, reference: &Path) -> Result<Self> {
         let (socket, log, config) = (dir.join("broker"), dir.join("broker.log"), dir.join("broker.toml"));
         let key = dir.join("store.key");
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key)?;
         file.write_all(random()?.as_bytes())?;
         let text = format!(
             "listen = [{listen:?}]\nreference_values = [{reference:?}]\n\n{trust}\n\
-             [store]\npath = \"secrets.redb\"\nkey_file = \"store.key\"\n",
+             [store]\npath = \"secrets.redb\"\nkey_file = \"store.key\"\n\n[token]\nkey_file = \"token.pem\"\n",
             listen = format!("unix:{}", socket.display()),
         );
         fs::write(&config, text)?;
+        let mut generate = parts.tool("cloister-broker");
+        let pin = command::output(generate.args(["key", "--config"]).arg(&config).arg("generate"))?;
+        Ok(Self { config, socket, log, pin: pin.trim().to_owned() })
+    }
+
+    /// Gives it a secret.
+    pub fn set(&self, parts: &Parts, name: &str, secret: &str) -> Result<()> {
         let mut set = parts.tool("cloister-broker");
         set.args(["secret", "--config"])
-            .arg(&config)
+            .arg(&self.config)
             .args(["set", name, "--file", "-"])
             .stdin(Stdio::piped());
         let mut set = set.spawn().context("cloister-broker")?;
@@ -61,13 +71,22 @@ impl Broker {
         if !set.wait()?.success() {
             bail!("cloister-broker secret set failed");
         }
+        Ok(())
+    }
+
+    /// Starts it.
+    pub fn start(self, parts: &Parts) -> Result<Broker> {
         let mut serve = parts.tool("cloister-broker");
-        serve.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stderr(File::create(&log)?);
-        let mut broker = Self { child: serve.spawn().context("cloister-broker")?, socket, log };
+        serve.args(["serve", "--config"]).arg(&self.config).stdin(Stdio::null());
+        serve.stderr(File::create(&self.log)?);
+        let child = serve.spawn().context("cloister-broker")?;
+        let mut broker = Broker { child, socket: self.socket, log: self.log };
         broker.wait_until_ready()?;
         Ok(broker)
     }
+}
 
+impl Broker {
     fn wait_until_ready(&mut self) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(30);
         while Instant::now() < end {

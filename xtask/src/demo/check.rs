@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 
-use super::tamper::{NOBODY, Tamper};
+use super::tamper::{GUEST, NOBODY, Tamper};
 use super::{Outcome, RESOURCE, SHARED_PAGES, Tee};
 
 /// A finished run.
@@ -16,6 +17,7 @@ pub struct Run<'a> {
     pub broker_log: &'a str,
     pub predicted: &'a str,
     pub secret: &'a str,
+    pub proof_key: &'a str,
 }
 
 /// The line of a log that holds all of these words, without the kernel's timestamp.
@@ -24,10 +26,13 @@ fn line<'a>(log: &'a str, words: &[&str]) -> Option<&'a str> {
     Some(found.split_once("] ").map_or(found, |(_, rest)| rest).trim())
 }
 
-/// As the guest proves that it has the secret.
-fn proof(secret: &str) -> String {
-    let digest = Sha256::new().chain_update("cloister secret proof\n").chain_update(secret).finalize();
-    digest.iter().map(|b| format!("{b:02x}")).collect()
+/// As the guest proves that it has the secret: under a key that only it and the secret's owner have.
+fn proof(run: &Run<'_>) -> Result<String> {
+    let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(run.proof_key.as_bytes())?;
+    let mac =
+        mac.chain_update("cloister secret proof 1\n").chain_update((RESOURCE.len() as u64).to_be_bytes());
+    let proof = mac.chain_update(RESOURCE).chain_update(run.secret).finalize().into_bytes();
+    Ok(proof.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// The secret was released, to the guest alone.
@@ -53,9 +58,11 @@ pub fn released(run: &Run<'_>, dir: &Path) -> Result<()> {
     let got = line(console, &["cloister-guest: secret", RESOURCE])
         .with_context(|| format!("no secret{}", tail()))?;
     println!("guest: {got}");
-    ensure!(got.contains(&proof(run.secret)), "the guest has another secret");
+    ensure!(got.contains(&proof(run)?), "the guest has another secret");
     ensure!(run.outcome.code == Some(0), "cloister ended with {:?}{}", run.outcome.code, tail());
-    search(dir, run.secret)?;
+    for secret in [run.secret, run.proof_key] {
+        search(dir, secret)?;
+    }
     println!(
         "demo: the secret is in no file or log of the host, nor in the memory that the guest shared with it"
     );
@@ -67,7 +74,7 @@ pub fn released(run: &Run<'_>, dir: &Path) -> Result<()> {
 fn search(dir: &Path, secret: &str) -> Result<()> {
     // The search would find what is there: the guest's requests to the broker went through those pages.
     let shared = fs::read(dir.join(SHARED_PAGES)).context("the dump of shared pages")?;
-    for through in ["kbs-session-id=", "GET /kbs/v0/resource/"] {
+    for through in ["kbs-session-id=", "cloister-request: ", "GET /kbs/v0/resource/"] {
         ensure!(contains(&shared, through), "{through:?} went through shared pages and is not in their dump");
     }
     let hex: String = secret.bytes().map(|b| format!("{b:02x}")).collect();
@@ -91,22 +98,48 @@ fn contains(bytes: &[u8], needle: &str) -> bool {
 /// Somebody refused, and it was the right one.
 pub fn refused(run: &Run<'_>, what: Tamper) -> Result<()> {
     let expected = what.expected(run.tee).context("no such attack")?;
-    let all = [run.broker_log, &run.outcome.host, &run.outcome.console];
+    let (console, host) = (run.outcome.console.as_str(), run.outcome.host.as_str());
+    let all = [run.broker_log, host, console];
+    let failed = |why: String| {
+        let logs: String = all.iter().map(|log| last_lines(log)).collect();
+        anyhow::anyhow!("expected the {} to refuse {what:?} ({why}):\n{logs}", expected.who)
+    };
     if let Some(word) = expected.never.iter().find(|word| all.iter().any(|log| log.contains(**word))) {
-        let logs: String = all.iter().map(|log| last_lines(log)).collect();
         let said = all.iter().find_map(|log| line(log, &[word])).unwrap_or_default();
-        bail!("{what:?} succeeded: {said}\n{logs}");
+        return Err(failed(format!("it succeeded: {said}")));
     }
-    let harmless = expected.who == NOBODY;
-    let released = run.broker_log.contains("\"released\"");
-    ensure!(harmless || !released, "the secret was released in spite of {what:?}");
-    let missing = expected.evidence.iter().find(|w| !all.iter().any(|log| log.contains(*w)));
-    if let Some(word) = missing {
-        let logs: String = all.iter().map(|log| last_lines(log)).collect();
-        bail!("expected the {} to refuse {what:?} ({word:?} is nowhere):\n{logs}", expected.who);
+    match expected.who {
+        NOBODY => {}
+        // The broker gave it, and the guest took only what the host had not touched.
+        GUEST => {
+            let taken = console.matches(&format!("cloister-guest: secret {RESOURCE}")).count();
+            let good = usize::from(what == Tamper::OldSecret);
+            ensure!(taken <= good * 2, failed("the guest took the secret".to_owned()));
+            ensure!(run.outcome.code != Some(0), failed("the guest ended well".to_owned()));
+        }
+        _ => ensure!(!run.broker_log.contains("\"released\""), failed("the secret was released".to_owned())),
     }
-    if !harmless {
-        println!("demo: refused: {}: {}", expected.who, reason(&all, expected.evidence));
+    if what == Tamper::Sysrq {
+        ensure!(!console.contains("sysrq:"), failed("the kernel heard it".to_owned()));
+        let typed = console.rfind("cloister-guest: measurement").map(|at| &console[at..]).unwrap_or_default();
+        ensure!(
+            typed.contains("typed"),
+            failed("what the host typed did not reach the running guest".to_owned())
+        );
+    }
+    // The words of whoever must refuse, in what that one says: another's would prove nothing.
+    let own: &[&str] = match expected.who {
+        "broker" => &[run.broker_log],
+        GUEST => &[console],
+        "firmware" => &[console, host],
+        NOBODY => &[console, host],
+        _ => &[host],
+    };
+    if let Some(word) = expected.evidence.iter().find(|word| !own.iter().any(|log| log.contains(*word))) {
+        return Err(failed(format!("{word:?} is not in what it said")));
+    }
+    if expected.who != NOBODY {
+        println!("demo: refused: {}: {}", expected.who, reason(own, expected.evidence));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod broker;
 mod check;
 mod proxy;
+mod sysrq;
 mod tamper;
 mod tee;
 
@@ -16,7 +17,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{command, firmware, image, kernel, paths, progress};
-use broker::Broker;
 use tamper::Tamper;
 pub use tee::{QuoteService, Tee};
 
@@ -42,6 +42,10 @@ pub struct Options {
 
 /// The secret's name at the broker.
 const RESOURCE: &str = "demo/key/disk";
+/// Another one, which the same guest may have.
+const OTHER_RESOURCE: &str = "demo/key/other";
+/// The key with which the guest proves what it has.
+const PROOF_RESOURCE: &str = "demo/key/proof";
 /// Guest memory.
 const MEMORY: &str = "512M";
 /// Where the VMM leaves what it could read of the guest's memory.
@@ -84,9 +88,16 @@ impl Parts {
     }
 }
 
-/// The command line of the guest's kernel: measured, so what it asks for is the owner's wish.
-pub fn command_line() -> String {
-    format!("console=hvc0 panic=-1 cryptomgr.notests cloister.broker=vsock:2:8080 cloister.secret={RESOURCE}")
+/// A broker's pin, where no broker is asked.
+pub const EXAMPLE_PIN: &str = "sha256:NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs";
+
+/// The command line of the guest's kernel: measured, so what it asks for is the owner's wish. SysRq is off from before the
+/// first program on; a panic resets.
+pub fn command_line(pin: &str) -> String {
+    format!(
+        "console=hvc0 panic=-1 cryptomgr.notests sysctl.kernel.sysrq=0 cloister.broker=vsock:2:8080 \
+         cloister.broker-key={pin} cloister.proof={PROOF_RESOURCE} cloister.secret={RESOURCE}"
+    )
 }
 
 /// A directory for one run, removed when it went well.
@@ -123,21 +134,33 @@ pub fn run(options: &Options) -> Result<()> {
     export.arg("--state").arg(&state).arg("export-certs").arg(&roots).args(["--only", tee.name()]);
     command::output(&mut export)?;
     let reference = workspace.path("reference.json");
-    let command_line = tamper::command_line(options.tamper);
-    let predicted = measure(&parts, (tee, cpus), &command_line, &reference)?;
-    println!("demo: predicted measurement {predicted}");
-    let secret = broker::random_secret()?;
     let trust = tee.trust(&roots, &workspace.0)?;
-    let broker = Broker::start(&parts, &workspace.0, &trust, &reference, RESOURCE, &secret)?;
+    let broker = broker::Prepared::new(&parts, &workspace.0, &trust, &reference)?;
+    let line = tamper::command_line(options.tamper, &broker.pin);
+    let predicted = measure(&parts, (tee, cpus), &line, &reference)?;
+    println!("demo: predicted measurement {predicted}");
+    let (secret, proof_key) = (broker::random_secret()?, broker::random_secret()?);
+    for (name, secret) in
+        [(RESOURCE, &secret), (OTHER_RESOURCE, &broker::random_secret()?), (PROOF_RESOURCE, &proof_key)]
+    {
+        broker.set(&parts, name, secret)?;
+    }
+    let broker = broker.start(&parts)?;
     let quotes = QuoteService::start(tee, &parts, &state, workspace.path("qgs"))?;
     let socket = workspace.path("vsock");
     let proxy = proxy::start(options.tamper, &broker.socket, &proxy::host_port(&socket, 8080))?;
-    let launch = tamper::Launch::prepare(options.tamper, &parts, &workspace.0, quotes.as_ref())?;
+    let launch = tamper::Launch::prepare(options.tamper, &parts, &workspace.0, quotes.as_ref(), line)?;
     let outcome = launch_guest(&parts, (options, cpus), &launch, &state, &socket, &workspace)?;
     drop((proxy, quotes));
     let log = broker.stop()?;
-    let verdict =
-        check::Run { tee, outcome: &outcome, broker_log: &log, predicted: &predicted, secret: &secret };
+    let verdict = check::Run {
+        tee,
+        outcome: &outcome,
+        broker_log: &log,
+        predicted: &predicted,
+        secret: &secret,
+        proof_key: &proof_key,
+    };
     match options.tamper {
         None => check::released(&verdict, &workspace.0)?,
         Some(what) => {
@@ -179,11 +202,11 @@ pub fn guest_files(command: &mut Command, rom: &Path, kernel: &Path, initrd: &Pa
 }
 
 /// Predicts the measurement offline, from the files that the guest's owner has.
-pub fn measure(parts: &Parts, (tee, cpus): (Tee, u32), command_line: &str, output: &Path) -> Result<String> {
+pub fn measure(parts: &Parts, (tee, cpus): (Tee, u32), line: &str, output: &Path) -> Result<String> {
     let mut measure = parts.tool("cloister-attest");
     tee.measure(&mut measure, cpus);
     guest_files(&mut measure, &parts.rom, &parts.kernel, &parts.initrd);
-    let text = command::output(measure.arg("--cmdline").arg(command_line))?;
+    let text = command::output(measure.arg("--cmdline").arg(line))?;
     fs::write(output, &text).with_context(|| output.display().to_string())?;
     let value: Value = serde_json::from_str(&text).context("cloister-attest measure --json")?;
     tee.measurement(&value)
@@ -217,16 +240,22 @@ fn launch_guest(
     run.args(["--memory", launch.memory, "--cpus", &cpus.to_string()]);
     guest_files(&mut run, &launch.rom, &launch.kernel, &launch.initrd);
     run.arg("--cmdline").arg(&launch.command_line).arg("--vsock").arg(vsock);
-    run.arg("--console")
-        .arg(file_option(&console))
-        .arg("--serial")
-        .arg(file_option(&workspace.path("serial.log")));
+    let hvc0 = match options.tamper {
+        Some(Tamper::Sysrq) => "stdio".into(),
+        _ => file_option(&console),
+    };
+    run.arg("--console").arg(hvc0).arg("--serial").arg(file_option(&workspace.path("serial.log")));
     run.arg("--dump-shared").arg(workspace.path(SHARED_PAGES));
     run.arg("--transcript").arg(workspace.path("transcript.json")).args(&launch.arguments);
-    let log = fs::File::create(&host).with_context(|| host.display().to_string())?;
-    run.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let step = progress::step("the guest runs");
-    let code = wait(run.spawn().context("softkvm")?)?;
+    let code = match options.tamper {
+        Some(Tamper::Sysrq) => sysrq::run(&run, &workspace.0, &console)?,
+        _ => {
+            let log = fs::File::create(&host).with_context(|| host.display().to_string())?;
+            run.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+            wait(run.spawn().context("softkvm")?)?
+        }
+    };
     drop(step);
     let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
     let serial = read(&workspace.path("serial.log"));

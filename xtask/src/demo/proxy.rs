@@ -1,13 +1,23 @@
-//! The host's end of the guest's vsock: bytes to the broker and back; and, for two attacks, a host in the middle.
+//! The host's end of the guest's vsock: bytes to the broker and back; and, for some attacks, a host in the middle.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use cloister_kbs::{TeePubKey, jwe};
 use serde_json::Value;
 
 use super::tamper::Tamper;
+use super::{OTHER_RESOURCE, RESOURCE};
+
+/// What a host in the middle remembers.
+#[derive(Default)]
+struct Seen {
+    guest: Option<TeePubKey>,
+    answer: Option<Vec<u8>>,
+}
 
 /// The unix socket at which the VMM delivers connections to a host port.
 pub fn host_port(socket: &Path, port: u32) -> PathBuf {
@@ -30,12 +40,13 @@ impl Drop for Proxy {
 pub fn start(tamper: Option<Tamper>, broker: &Path, at: &Path) -> Result<Proxy> {
     let listener = UnixListener::bind(at).with_context(|| at.display().to_string())?;
     let broker = broker.to_owned();
+    let seen = Arc::<Mutex<Seen>>::default();
     std::thread::spawn(move || {
         for guest in listener.incoming().flatten() {
-            let broker = broker.clone();
+            let (broker, seen) = (broker.clone(), seen.clone());
             std::thread::spawn(move || {
                 // A connection that breaks is the guest's to report.
-                let _ = relay(tamper, guest, &broker);
+                let _ = relay(tamper, guest, &broker, &seen);
             });
         }
     });
@@ -43,9 +54,26 @@ pub fn start(tamper: Option<Tamper>, broker: &Path, at: &Path) -> Result<Proxy> 
 }
 
 /// One request, one answer: the guest closes after each.
-fn relay(tamper: Option<Tamper>, mut guest: UnixStream, broker: &Path) -> Result<()> {
+fn relay(tamper: Option<Tamper>, mut guest: UnixStream, broker: &Path, seen: &Mutex<Seen>) -> Result<()> {
     let request = read_request(&mut guest)?;
+    let wanted = request.starts_with(format!("GET /kbs/v0/resource/{RESOURCE} ").as_bytes());
+    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    if request.starts_with(b"POST /kbs/v0/attest") {
+        seen.guest = guest_key(&request);
+    }
     let answer = match tamper {
+        Some(Tamper::ForgedSecret) if wanted => {
+            let key = seen.guest.as_ref().context("no key of the guest's")?;
+            with_other_secret(&exchange(broker, &request)?, key)?
+        }
+        Some(Tamper::SwappedSecret) if wanted => {
+            let text = String::from_utf8_lossy(&request);
+            exchange(broker, text.replacen(RESOURCE, OTHER_RESOURCE, 1).as_bytes())?
+        }
+        Some(Tamper::OldSecret) if wanted => match &seen.answer {
+            Some(old) => old.clone(),
+            None => seen.answer.insert(exchange(broker, &request)?).clone(),
+        },
         Some(Tamper::ReplayNonce) if request.starts_with(b"POST /kbs/v0/auth") => {
             // The guest's evidence will answer this challenge, and be played in another session.
             let stale = exchange(broker, &request)?;
@@ -100,6 +128,24 @@ fn read_request(stream: &mut UnixStream) -> Result<Vec<u8>> {
 fn swap_body(head_of: &[u8], body_of: &[u8]) -> Vec<u8> {
     let (head, body) = (body_start(head_of).unwrap_or(0), body_start(body_of).unwrap_or(0));
     [&head_of[..head], &body_of[body..]].concat()
+}
+
+/// The key that an attestation binds.
+fn guest_key(request: &[u8]) -> Option<TeePubKey> {
+    let body: Value = serde_json::from_slice(&request[body_start(request)?..]).ok()?;
+    serde_json::from_value(body.pointer("/runtime-data/tee-pubkey")?.clone()).ok()
+}
+
+/// The broker's answer with a secret of the host's in it, encrypted to the guest's key as the broker's was; whatever else is in
+/// the answer stays.
+fn with_other_secret(answer: &[u8], guest: &TeePubKey) -> Result<Vec<u8>> {
+    with_body(answer, |body| {
+        let forged = serde_json::to_value(jwe::encrypt(guest, b"a key that the host chose")?)?;
+        for (name, value) in forged.as_object().context("no message")? {
+            body[name] = value.clone();
+        }
+        Ok(())
+    })
 }
 
 /// The attestation with one digit of its event log changed.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::tee::QuoteService;
-use super::{MEMORY, Parts, Tee};
+use super::{MEMORY, Parts, RESOURCE, Tee, sysrq};
 use crate::paths;
 
 /// An attack.
@@ -53,6 +53,14 @@ pub enum Tamper {
     LateApStart,
     /// Memory below 1 MiB that the host has filled before the guest accepts it.
     StalePage,
+    /// A secret of the host's own in place of the broker's.
+    ForgedSecret,
+    /// Another secret of the broker's under the wanted name.
+    SwappedSecret,
+    /// The broker's answer to an earlier request of the same guest.
+    OldSecret,
+    /// Magic SysRq typed at the guest's console.
+    Sysrq,
 }
 
 /// Who must refuse, and the words by which one knows it.
@@ -96,6 +104,10 @@ impl Tamper {
             // An interrupt that the launch state cannot take shuts the processor down; see the firmware's `vectors`.
             (Self::ApNmi, _) | (Self::LateApStart, Tee::Snp) => ("processor", &["HOSTILE", "triple fault"]),
             (Self::StalePage, _) => (NOBODY, &["HOSTILE"]),
+            (Self::ForgedSecret, _) => (GUEST, &["is not believed: it is for another message"]),
+            (Self::SwappedSecret, _) => (GUEST, &["is not believed: it is for another resource"]),
+            (Self::OldSecret, _) => (GUEST, &["is not believed: it is for another request"]),
+            (Self::Sysrq, _) => (NOBODY, &[sysrq::MARK]),
             _ => return None,
         };
         let never: &[_] = match self {
@@ -119,15 +131,19 @@ impl Tamper {
 
 /// Refuses what a guest goes through unharmed.
 pub const NOBODY: &str = "nobody";
+/// Refuses what the broker gave for it, or what the host did.
+pub const GUEST: &str = "guest";
 
 const SHARED_CODE: &[&str] = &["HOSTILE", "the processor does not let the guest"];
 
 /// The command line that the owner has measured.
-pub fn command_line(tamper: Option<Tamper>) -> String {
-    let usual = super::command_line();
+pub fn command_line(tamper: Option<Tamper>, pin: &str) -> String {
+    let usual = super::command_line(pin);
     match tamper {
         // What Linux finds in low memory it says before there is an hvc0; a serial console repeats all that was said.
         Some(Tamper::StalePage) => format!("console=ttyS0 {usual}"),
+        // This guest's owner has it ask again.
+        Some(Tamper::OldSecret) => format!("{usual} cloister.secret={RESOURCE}"),
         _ => usual,
     }
 }
@@ -150,12 +166,13 @@ impl Launch {
         parts: &Parts,
         dir: &Path,
         quotes: Option<&QuoteService>,
+        command_line: String,
     ) -> Result<Self> {
         let mut launch = Self {
             rom: parts.rom.clone(),
             kernel: parts.kernel.clone(),
             initrd: parts.initrd.clone(),
-            command_line: command_line(tamper),
+            command_line,
             memory: MEMORY,
             arguments: Vec::new(),
         };
@@ -195,7 +212,11 @@ impl Launch {
                 | Tamper::TcbOutOfDate
                 | Tamper::TcbRevoked
                 | Tamper::QeIdentity
-                | Tamper::EventLog,
+                | Tamper::EventLog
+                | Tamper::ForgedSecret
+                | Tamper::SwappedSecret
+                | Tamper::OldSecret
+                | Tamper::Sysrq,
             )
             | None => {}
         }

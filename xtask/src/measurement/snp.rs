@@ -48,10 +48,10 @@ pub fn by_sev_snp_measure(firmware: &Path, kernel: Option<(&Parts, &str)>, cpus:
 /// Compares `cloister-attest measure snp` with the witness.
 pub fn check(parts: &Parts) -> Result<()> {
     for &cpus in CPUS {
-        let command_line = demo::command_line();
+        let line = demo::command_line(demo::EXAMPLE_PIN);
         let reference = paths::target().join("reference.json");
-        let ours = demo::measure(parts, (Tee::Snp, cpus), &command_line, &reference)?;
-        let theirs = by_sev_snp_measure(&parts.rom, Some((parts, &command_line)), cpus)?;
+        let ours = demo::measure(parts, (Tee::Snp, cpus), &line, &reference)?;
+        let theirs = by_sev_snp_measure(&parts.rom, Some((parts, &line)), cpus)?;
         ensure!(ours == theirs, "{cpus} CPUs: cloister-attest says {ours}, sev-snp-measure {theirs}");
         println!("{cpus} CPUs: {ours}, as sev-snp-measure says");
     }
