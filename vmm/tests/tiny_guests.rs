@@ -84,28 +84,3 @@ fn a_triple_fault_ends_the_guest() {
     let known = ["guest shut down by a triple fault", "KVM internal error 1 (instruction emulation failed)"];
     assert!(code == Some(1) && known.iter().any(|known| said.contains(known)), "{said}");
 }
-
-#[test]
-fn a_guest_that_never_ends_is_stopped_by_a_signal() {
-    if !machine_available() {
-        return;
-    }
-    let scratch = Scratch::new();
-    let rom = scratch.file("rom", &Asm::default().print("up\n").bytes(&[0xeb, 0xfe]).rom());
-    let (serial, socket) = (scratch.path("serial"), scratch.path("socket"));
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_cloister"))
-        .args(["run", "--tee", "none", "--firmware", arg(&rom), "--memory", "16M", "--cpus", "2"])
-        .args(["--console", "null", "--serial", &format!("file={}", arg(&serial))])
-        .args(["--vsock", &format!("cid=3,socket={}", arg(&socket))])
-        .spawn()
-        .unwrap();
-    while std::fs::read(&serial).unwrap_or_default() != b"up\n" {
-        assert!(child.try_wait().unwrap().is_none(), "the guest runs for ever");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    assert!(socket.exists());
-    let kill = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    assert!(kill.unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(1));
-    assert!(!socket.exists(), "nothing is left behind");
-}

@@ -6,7 +6,7 @@ use kvm_bindings::KVM_X86_DEFAULT_VM;
 use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Call, Guest, LaunchError, RAM_SLOT, ROM_SLOT, cpuid, create_vcpu, create_vm, reset};
+use super::{Backing, Call, Guest, LaunchError, RAM_SLOT, ROM_SLOT, cpuid, create_vcpu, create_vm, reset};
 use crate::config::VmConfig;
 use crate::layout::{IDENTITY_MAP, ROM_END, TSS};
 use crate::memory::{DeviceMemory, MemoryError, add_plain_slots, map_ram, ram_ranges};
@@ -32,5 +32,6 @@ pub(super) fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError>
         vcpus.push(vcpu);
     }
     let memory = DeviceMemory::plain(ram);
-    Ok(Guest { vm: Arc::new(vm), vcpus, memory, converter: None, _rom: rom, _rom_slots: Vec::new() })
+    let backing = Backing { _rom: rom, _rom_slots: Vec::new() };
+    Ok(Guest { vm: Arc::new(vm), vcpus, memory, converter: None, backing })
 }

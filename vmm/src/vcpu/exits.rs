@@ -8,11 +8,12 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{HypercallExit, VcpuExit};
 
-use crate::devices::{GuestLog, Machine};
+use crate::devices::Machine;
 use crate::hostile::Attack;
 use crate::layout::PCI_WINDOW;
 use crate::memory::Converter;
 use crate::outcome::Outcome;
+use crate::output::GuestLog;
 use crate::tdx::{EXIT_TDX, SYSTEM_EVENT_TDX_FATAL, TdxExits, fatal};
 
 /// KVM_HC_MAP_GPA_RANGE (Linux `uapi/linux/kvm_para.h`).
@@ -39,7 +40,7 @@ pub struct Handler {
     /// What a TD asks of user space.
     pub tdx: Option<TdxExits>,
     /// For refusals that a guest can cause at will.
-    pub log: GuestLog,
+    pub log: Arc<GuestLog>,
     /// In tests of the defence, a host that attacks.
     pub attack: Option<Attack>,
 }
