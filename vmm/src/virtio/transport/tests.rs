@@ -217,6 +217,18 @@ fn a_device_that_hangs_in_the_host_holds_neither_the_processor_that_resets_it_no
 }
 
 #[test]
+fn what_the_guest_put_into_a_queue_before_its_end_is_served() {
+    let rig = rig();
+    assert!(rig.negotiate(GOOD));
+    rig.start();
+    assert!(rig.served());
+    // Once more the same chain, and the guest ends before it can kick.
+    rig.memory.write_obj(2u16, GuestAddress(0x2002)).unwrap();
+    assert!(rig.function.finish(Duration::from_secs(60)));
+    assert_eq!(rig.memory.read_obj::<u16>(GuestAddress(0x3002)).unwrap(), 2);
+}
+
+#[test]
 fn a_device_says_no_more_after_each_reset() {
     let rig = rig();
     let mut breaks = 0;

@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use zerocopy::IntoBytes;
@@ -33,6 +34,10 @@ const EVENT: usize = 2;
 const CONNECTIONS_MAX: usize = 256;
 /// Host programs that have not said yet where they want to go.
 const HANDSHAKES_MAX: usize = 64;
+/// Connections of which only the host has something left; the oldest give way.
+const LINGERING_MAX: usize = 64;
+/// How long the host's programs may take to read what is left when the guest has ended.
+const FINISH_TIME: Duration = Duration::from_secs(2);
 /// Resets for connections that do not exist, waiting for the guest's buffers.
 const RESETS_MAX: usize = 64;
 /// `CONNECT 4294967295\n`
@@ -88,6 +93,8 @@ pub struct Vsock {
     epoll: Epoll,
     calls: Calls,
     connections: BTreeMap<Ports, Connection>,
+    /// Connections that the guest has forgotten, and whose host ends have not yet taken all that it sent.
+    lingering: VecDeque<(Ports, Connection)>,
     handshakes: BTreeMap<u32, Handshake>,
     resets: VecDeque<Ports>,
     next_host_port: u32,
@@ -118,6 +125,7 @@ impl Vsock {
             epoll,
             calls,
             connections: BTreeMap::new(),
+            lingering: VecDeque::new(),
             handshakes: BTreeMap::new(),
             resets: VecDeque::new(),
             next_host_port: HOST_PORT_FIRST,
@@ -155,6 +163,12 @@ impl Vsock {
                 connection.take_credit(header.buf_alloc.get(), header.fwd_cnt.get());
                 if connection.receive(operation, header.flags.get(), payload).is_err() {
                     connection.break_off();
+                }
+                if connection.is_lingering() {
+                    self.lingering.extend(self.connections.remove_entry(&ports));
+                    if self.lingering.len() > LINGERING_MAX {
+                        self.lingering.pop_front();
+                    }
                 }
             }
             // Whatever else the guest says to a call ends it.
@@ -388,9 +402,14 @@ impl Device for Vsock {
                 Token::Timer => self.calls.take().into_iter().for_each(|call| self.call(call)),
                 Token::Handshake(id) => self.shake_hands(id),
                 Token::Connection(ports) => {
-                    if let Some(connection) = self.connections.get_mut(&ports) {
-                        connection.stream_ready();
-                    }
+                    let lingering = self.lingering.iter_mut().filter(|(of, _)| *of == ports);
+                    let lingering = lingering.map(|(_, connection)| connection);
+                    self.connections
+                        .get_mut(&ports)
+                        .into_iter()
+                        .chain(lingering)
+                        .for_each(Connection::stream_ready);
+                    self.lingering.retain(|(_, connection)| !connection.is_gone());
                 }
             }
         }
@@ -400,7 +419,15 @@ impl Device for Vsock {
         self.fill(queues)
     }
 
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        let until = Instant::now() + FINISH_TIME;
+        let lingering = self.lingering.iter_mut().map(|(_, connection)| connection);
+        self.connections.values_mut().chain(lingering).for_each(|connection| connection.finish(until));
+        Ok(())
+    }
+
     fn reset(&mut self) {
+        self.lingering.clear();
         self.calls.take();
         self.connections.clear();
         self.handshakes.clear();
