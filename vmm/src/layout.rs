@@ -18,6 +18,12 @@ pub const IDENTITY_MAP: u64 = 0xfeff_c000;
 /// Three more such pages.
 pub const TSS: usize = 0xfeff_d000;
 
+/// CMOS clock: index and data.
+pub const RTC_PORTS: std::ops::RangeInclusive<u16> = 0x70..=0x71;
+/// Command port of a PC's keyboard controller, of which only the reset line is here.
+pub const KEYBOARD_COMMAND_PORT: u16 = 0x64;
+/// Reset control of a PC's chipset, among the ports of PCI configuration.
+pub const RESET_CONTROL_PORT: u16 = 0xcf9;
 /// COM1.
 pub const SERIAL_PORTS: std::ops::RangeInclusive<u16> = 0x3f8..=0x3ff;
 /// COM1's interrupt, an I/O APIC pin.

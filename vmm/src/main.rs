@@ -9,6 +9,8 @@
 //! - [`vcpu`]: run loops and exits; [`tdx`]: what only a TD asks of user space, quotes above all.
 //! - [`memory`]: guest RAM, which of it is shared, and conversions.
 //! - [`hostile`]: what a malicious host would do, for tests of the defence. Never active unless asked for.
+//! - [`output`]: what leaves this process, escaped and bounded; [`supervise`], [`ending`]: how it ends.
+//! - [`sys`]: system calls that need `unsafe`.
 //! - [`devices`], [`pci`], [`virtio`]: what the guest finds at its ports and buses.
 #![cfg_attr(
     not(test),
@@ -17,15 +19,18 @@
 
 mod config;
 mod devices;
+mod ending;
 mod hostile;
 mod launch;
 mod layout;
 mod memory;
 mod outcome;
+mod output;
 mod pci;
 mod probe;
 mod run;
-mod signals;
+mod supervise;
+mod sys;
 mod tdx;
 mod vcpu;
 mod virtio;

@@ -13,7 +13,7 @@ pub enum Outcome {
         code: u8,
     },
     /// It asked for a reset.
-    Reset,
+    Reset(ResetBy),
     /// It ended itself with a reason (GHCB termination request, a TD's fatal error, or their plain equivalent).
     Terminated {
         /// Reason set.
@@ -21,12 +21,39 @@ pub enum Outcome {
         /// Reason code in that set.
         code: u8,
     },
-    /// Triple fault.
+    /// Triple fault of a confidential guest: it has no other end that KVM would tell in this way.
     TripleFault,
     /// KVM or the VMM could not go on.
     Failed(String),
     /// The operator ended it.
     Signalled(&'static str),
+}
+
+/// The ways to reset a PC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetBy {
+    /// The FADT's reset register.
+    Acpi,
+    /// The keyboard controller's output line.
+    KeyboardController,
+    /// The chipset's register at port 0xCF9.
+    ResetControl,
+    /// A triple fault: how some kernels reset, and how others crash.
+    TripleFault,
+    /// KVM says no more than that.
+    Kvm,
+}
+
+impl fmt::Display for ResetBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Acpi => "ACPI",
+            Self::KeyboardController => "the keyboard controller",
+            Self::ResetControl => "port 0xCF9",
+            Self::TripleFault => "a triple fault",
+            Self::Kvm => "KVM's event",
+        })
+    }
 }
 
 /// Reasons of GHCB set 0 (GHCB specification, "Termination Request", general reasons).
@@ -80,7 +107,7 @@ impl fmt::Display for Outcome {
         match self {
             Self::PoweredOff { code: 0 } => write!(f, "guest powered off"),
             Self::PoweredOff { code } => write!(f, "guest powered off with code {code}"),
-            Self::Reset => write!(f, "guest asked for a reset, which ends it here"),
+            Self::Reset(by) => write!(f, "guest asked for a reset (by {by}), which ends it here"),
             Self::Terminated { set, code } => {
                 write!(f, "guest terminated: {set}:{code} {}", termination_reason(*set, *code))
             }
@@ -114,7 +141,7 @@ mod tests {
     fn only_a_clean_power_off_keeps_the_guest_s_code() {
         assert_eq!(Outcome::PoweredOff { code: 0 }.exit_code(), 0);
         assert_eq!(Outcome::PoweredOff { code: 42 }.exit_code(), 42);
-        for outcome in [Outcome::Reset, Outcome::TripleFault, Outcome::Signalled("SIGTERM")] {
+        for outcome in [Outcome::Reset(ResetBy::Acpi), Outcome::TripleFault, Outcome::Signalled("SIGTERM")] {
             assert_eq!(outcome.exit_code(), 1);
         }
     }

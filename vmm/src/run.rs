@@ -2,24 +2,28 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::config::{Backend, ConfigError, RunArgs, Tee, VmConfig};
+use crate::devices::Machine;
 use crate::devices::backend::{Input, Output};
 use crate::devices::fw_cfg::FwCfg;
 use crate::devices::ioapic::IoApic;
 use crate::devices::msi::KvmMsi;
-use crate::devices::{GuestLog, Machine};
+use crate::ending::undo_all;
 use crate::hostile::Attack;
-use crate::launch::{self, Guest, LaunchError};
+use crate::launch::{self, Guest, Kind, LaunchError};
 use crate::layout::PCI_WINDOW;
-use crate::memory;
 use crate::outcome::Outcome;
+use crate::output::file::OutputFile;
+use crate::output::sink::Sink;
+use crate::output::{GuestLog, finish_messages, say};
 use crate::pci::{Bus, Function, HostBridge};
-use crate::signals::{self, StopSignals};
+use crate::supervise::{self, Ended, Running};
+use crate::sys::signals::{self, StopSignals};
 use crate::tdx::{QuoteBroker, TdxExits};
 use crate::vcpu::{Handler, VcpuThreads};
 use crate::virtio::block::Block;
@@ -60,35 +64,42 @@ fn host(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
 /// Runs a guest and says how it ended.
 pub fn main(args: RunArgs) -> ExitCode {
     let code = match VmConfig::load(args).map_err(RunError::from).and_then(run) {
-        Ok(outcome) => {
-            if outcome != (Outcome::PoweredOff { code: 0 }) {
-                eprintln!("cloister: {outcome}");
+        Ok(ended) => {
+            if ended.outcome != (Outcome::PoweredOff { code: 0 }) {
+                say(&ended.outcome);
             }
-            outcome.exit_code()
+            match ended.outcome.exit_code() {
+                0 if !ended.complete => EXIT_REFUSED,
+                code => code,
+            }
         }
         Err(error) => {
-            eprintln!("cloister: {error}");
+            say(&error);
             error.exit_code()
         }
     };
+    finish_messages();
+    // Devices whose threads hang are still there.
+    undo_all();
     ExitCode::from(code)
 }
 
-fn run(mut config: VmConfig) -> Result<Outcome, RunError> {
+fn run(mut config: VmConfig) -> Result<Ended, RunError> {
     // Before any thread starts, so that all inherit the mask.
     let signals = StopSignals::block().map_err(host("signals"))?;
     signals::install_kick_handler().map_err(host("signals"))?;
 
     let kvm = launch::open_kvm()?;
+    let kind = launch::choose(&kvm, config.tee)?;
     if config.tee == Tee::Auto {
-        let (tee, why) = launch::choose(&kvm);
-        eprintln!("cloister: --tee auto: {why}");
-        config.tee = tee;
+        say(format_args!("--tee auto: this host can launch guests of {kind}"));
     }
-    let serial = open_output("serial", &config.serial)?;
-    let devices = virtio_devices(&config)?;
-    let dump = config.dump_shared.as_deref().map(create_dump).transpose()?;
-    let guest = launch::launch(&kvm, &config)?;
+    let mut outputs = Outputs::new(config.force);
+    let serial = outputs.device("serial", &config.serial)?;
+    let devices = virtio_devices(&config, &mut outputs)?;
+    let mut dump = outputs.optional("dump-shared", config.dump_shared.as_deref())?;
+    let mut transcript = outputs.optional("transcript", config.transcript.as_deref())?;
+    let guest = launch::launch(&kvm, kind, &config, transcript.as_mut())?;
     if let Some(hostile) = config.hostile {
         // After the launch has measured the good ones.
         config.kernel = config.kernel.map(|kernel| Arc::new(hostile.swap(&kernel)));
@@ -101,45 +112,97 @@ fn run(mut config: VmConfig) -> Result<Outcome, RunError> {
     let virtio = plug(devices, &guest, &msi).map_err(host("virtio"))?;
     let host_bridge: Arc<dyn Function> = Arc::new(HostBridge::default());
     let functions = virtio.iter().map(|function| function.clone() as Arc<dyn Function>);
-    let quotes = QuoteBroker::new(config.quote_service.clone(), guest.memory.clone(), msi.clone());
+    let log = Arc::new(GuestLog::new("guest"));
+    let quotes =
+        QuoteBroker::new(config.quote_service.clone(), guest.memory.clone(), msi.clone(), log.clone());
     let bus = Bus::new([host_bridge].into_iter().chain(functions).collect());
     let machine = Arc::new(Machine::new(serial, fw_cfg, ioapic, bus));
     let handler = Arc::new(Handler {
         machine,
         attack: Attack::prepare(config.hostile, &guest.vm, guest.converter.as_ref()),
         converter: guest.converter.clone(),
-        tdx: (config.tee == Tee::Tdx).then(|| TdxExits::new(quotes)),
-        log: GuestLog::new("guest"),
+        tdx: (kind == Kind::Tdx).then(|| TdxExits::new(quotes, log.clone())),
+        log,
     });
     let vcpus = VcpuThreads::start(guest.vcpus, &handler).map_err(host("vCPU threads"))?;
-    let waited = wait(&vcpus, &signals).map_err(host("poll"));
-    let outcome = vcpus.join();
-    virtio.iter().for_each(|function| function.shut_down());
-    if let Some(file) = dump {
-        memory::dump::write(guest.memory.mapping(), &file).map_err(host("--dump-shared"))?;
+    let sinks = outputs.keep();
+    dump.as_mut().into_iter().for_each(OutputFile::keep);
+    let running = Running {
+        vcpus,
+        virtio,
+        sinks,
+        dump,
+        memory: guest.memory,
+        _backing: (guest.vm, guest.backing, guest.converter),
+    };
+    supervise::until_the_end(running, &signals).map_err(host("the guest's end"))
+}
+
+/// The outputs of a run.
+struct Outputs {
+    force: bool,
+    stdout: Option<Sink>,
+    sinks: Vec<Sink>,
+    /// Files that go away again if there is no guest.
+    files: Vec<OutputFile>,
+}
+
+impl Outputs {
+    fn new(force: bool) -> Self {
+        Self { force, stdout: None, sinks: Vec::new(), files: Vec::new() }
     }
-    waited.map(|()| outcome)
-}
 
-fn create_dump(path: &Path) -> Result<File, ConfigError> {
-    let fail = |source| ConfigError::Output { what: "dump-shared", path: path.to_owned(), source };
-    File::create(path).map_err(fail)
-}
+    /// Where a character device's output goes.
+    fn device(&mut self, what: &'static str, backend: &Backend) -> Result<Output, ConfigError> {
+        let path = if let Backend::File(path) = backend { path.as_path() } else { Path::new("stdio") };
+        let fail = |source| ConfigError::Output { what, path: path.to_owned(), source };
+        Ok(match backend {
+            Backend::Null => Output::null(),
+            Backend::Stdio => Output::escaped(self.stdout().map_err(fail)?),
+            Backend::RawStdio => Output::raw(self.stdout().map_err(fail)?),
+            Backend::File(path) => {
+                let file = OutputFile::create(path, self.force).map_err(fail)?;
+                let sink = file.file().and_then(|file| Sink::new(what, file)).map_err(fail)?;
+                self.files.push(file);
+                self.sinks.push(sink.clone());
+                Output::raw(sink)
+            }
+        })
+    }
 
-fn open_output(what: &'static str, backend: &Backend) -> Result<Output, ConfigError> {
-    Output::open(backend).map_err(|source| {
-        let path = if let Backend::File(path) = backend { path.clone() } else { "stdio".into() };
-        ConfigError::Output { what, path, source }
-    })
+    /// Standard output is one, so that what devices write there keeps its order.
+    fn stdout(&mut self) -> io::Result<Sink> {
+        if let Some(sink) = &self.stdout {
+            return Ok(sink.clone());
+        }
+        let sink = Sink::new("stdout", File::from(io::stdout().as_fd().try_clone_to_owned()?))?;
+        self.sinks.push(sink.clone());
+        Ok(self.stdout.insert(sink).clone())
+    }
+
+    /// A file for what the VMM itself has to say.
+    fn optional(&self, what: &'static str, path: Option<&Path>) -> Result<Option<OutputFile>, ConfigError> {
+        let fail = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ConfigError::Output { what, path, source }
+        };
+        path.map(|path| OutputFile::create(path, self.force).map_err(fail(path))).transpose()
+    }
+
+    /// There is a guest: the files stay.
+    fn keep(mut self) -> Vec<Sink> {
+        self.files.iter_mut().for_each(OutputFile::keep);
+        self.sinks
+    }
 }
 
 /// The virtio devices of a configuration, in PCI order, with their host sides open.
-fn virtio_devices(config: &VmConfig) -> Result<Vec<Box<dyn Device>>, RunError> {
+fn virtio_devices(config: &VmConfig, outputs: &mut Outputs) -> Result<Vec<Box<dyn Device>>, RunError> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     if config.console != Backend::Null {
-        let output = open_output("console", &config.console)?;
-        let input = if config.console == Backend::Stdio { Input::terminal() } else { None };
-        devices.push(Box::new(Console::new(output, input)));
+        let output = outputs.device("console", &config.console)?;
+        let stdio = matches!(config.console, Backend::Stdio | Backend::RawStdio);
+        devices.push(Box::new(Console::new(output, if stdio { Input::terminal() } else { None })));
     }
     for disk in &config.disks {
         let block = Block::open(disk);
@@ -166,27 +229,4 @@ fn plug(devices: Vec<Box<dyn Device>>, guest: &Guest, msi: &Arc<KvmMsi>) -> io::
         VirtioPci::new(device, bar, guest.memory.clone(), Some(guest.vm.clone()), msi.clone()).map(Arc::new)
     };
     devices.into_iter().zip(bars).map(function).collect()
-}
-
-/// Waits until the guest has ended or the operator ends it.
-fn wait(vcpus: &VcpuThreads, signals: &StopSignals) -> io::Result<()> {
-    let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    let mut fds = [poll(vcpus.ended().as_raw_fd()), poll(signals.as_raw_fd())];
-    loop {
-        // SAFETY: `fds` is an array of as many initialised entries as the call is told.
-        if unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) } < 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-            continue;
-        }
-        if fds[0].revents != 0 {
-            return Ok(());
-        }
-        if let Some(signal) = signals.take() {
-            vcpus.stop(Outcome::Signalled(signal));
-            return Ok(());
-        }
-    }
 }

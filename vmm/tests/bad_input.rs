@@ -73,7 +73,7 @@ fn unusable_input_is_refused_with_one_line() {
         let nowhere = missing.join("x");
         check(&["--tee", "none", "--serial", "null", "--dump-shared", arg(&nowhere)], "No such file");
     }
-    check(&["--serial", "tty"], "none of stdio, null, file=PATH");
+    check(&["--serial", "tty"], "none of stdio, stdio,raw, null, file=PATH");
     check(&["--host-data", "ab"], "64 hexadecimal digits");
     check(&["--snp-policy", "0xb0000"], "--allow-debug");
     refused(&scratch, &["--firmware", arg(&missing)], "No such file");

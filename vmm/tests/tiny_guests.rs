@@ -6,6 +6,12 @@ use common::{Asm, Scratch, arg, cloister, machine_available, stderr};
 
 /// Runs a ROM without confidentiality: exit code, COM1, standard error.
 fn run(asm: Asm, more: &[&str]) -> (Option<i32>, String, String) {
+    let (code, serial, said) = run_raw(asm, more);
+    (code, String::from_utf8(serial).unwrap(), said)
+}
+
+/// The same for a guest that prints any bytes.
+fn run_raw(asm: Asm, more: &[&str]) -> (Option<i32>, Vec<u8>, String) {
     let scratch = Scratch::new();
     let (rom, serial) = (scratch.file("rom", &asm.rom()), scratch.path("serial"));
     let backend = format!("file={}", arg(&serial));
@@ -23,7 +29,7 @@ fn run(asm: Asm, more: &[&str]) -> (Option<i32>, String, String) {
         &backend,
     ];
     let output = cloister(&[&fixed[..], more].concat());
-    let serial = std::fs::read_to_string(&serial).unwrap_or_default();
+    let serial = std::fs::read(&serial).unwrap_or_default();
     (output.status.code(), serial, stderr(&output))
 }
 
@@ -60,20 +66,65 @@ fn ends_that_are_not_clean_are_named_and_exit_1() {
     if !machine_available() {
         return;
     }
-    for (asm, line) in [
-        (Asm::default().out8(0x602, 1).power_off(), "cloister: guest asked for a reset, which ends it here"),
-        (
-            Asm::default().out8(0x604, 0x81).power_off(),
-            "cloister: guest terminated: 2:1 kernel hash mismatch",
-        ),
-    ] {
+    for (asm, line) in [(
+        Asm::default().out8(0x604, 0x81).power_off(),
+        "cloister: guest terminated: 2:1 kernel hash mismatch",
+    )] {
         let (code, _, said) = run(asm, &[]);
         assert_eq!((code, said.as_str()), (Some(1), line));
     }
 }
 
+/// What the VMM says of a reset.
+fn reset_by(way: &str) -> String {
+    format!("cloister: guest asked for a reset (by {way}), which ends it here")
+}
+
 #[test]
-fn a_triple_fault_ends_the_guest() {
+fn every_way_to_reset_a_pc_ends_in_the_vmm_s_reset() {
+    if !machine_available() {
+        return;
+    }
+    for (asm, way) in [
+        (Asm::default().out8(0x602, 1), "ACPI"),
+        (Asm::default().out8(0x64, 0xfe), "the keyboard controller"),
+        // As Linux does it: what kind of reset, then the reset.
+        (Asm::default().out8(0xcf9, 0x02).out8(0xcf9, 0x06), "port 0xCF9"),
+        // jmp FFFF:0
+        (Asm::default().bytes(&[0xea, 0x00, 0x00, 0xff, 0xff]), "ACPI"),
+    ] {
+        let (code, _, said) = run(asm.power_off(), &[]);
+        assert_eq!((code, said), (Some(1), reset_by(way)));
+    }
+    // Other values do other things.
+    for asm in
+        [Asm::default().out8(0x602, 2), Asm::default().out8(0x64, 0xd1), Asm::default().out8(0xcf9, 0x02)]
+    {
+        assert_eq!(run(asm.power_off(), &[]).0, Some(0));
+    }
+}
+
+#[test]
+fn the_cmos_clock_is_the_host_s() {
+    if !machine_available() {
+        return;
+    }
+    // Year, month and day, as they are: BCD.
+    let read = |asm: Asm, register| asm.out8(0x70, register).copy8(0x71, 0x3f8);
+    let asm = [0x32, 0x09, 0x08, 0x07].into_iter().fold(Asm::default(), read);
+    let dates = || {
+        let output = std::process::Command::new("date").args(["-u", "+%Y%m%d"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let before = dates();
+    let (code, bytes, _) = run_raw(asm.power_off(), &[]);
+    let date: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(code, Some(0));
+    assert!(before == date || dates() == date, "{before} {date}");
+}
+
+#[test]
+fn a_triple_fault_resets_a_plain_guest() {
     if !machine_available() {
         return;
     }
@@ -81,31 +132,7 @@ fn a_triple_fault_ends_the_guest() {
     let code = [0x2e, 0x0f, 0x01, 0x1e, 0x00, 0xf8, 0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0, 0xcc];
     let (code, _, said) = run(Asm::default().bytes(&code), &[]);
     // Some KVMs emulate these modes and give up instead of shutting down.
-    let known = ["guest shut down by a triple fault", "KVM internal error 1 (instruction emulation failed)"];
-    assert!(code == Some(1) && known.iter().any(|known| said.contains(known)), "{said}");
-}
-
-#[test]
-fn a_guest_that_never_ends_is_stopped_by_a_signal() {
-    if !machine_available() {
-        return;
-    }
-    let scratch = Scratch::new();
-    let rom = scratch.file("rom", &Asm::default().print("up\n").bytes(&[0xeb, 0xfe]).rom());
-    let (serial, socket) = (scratch.path("serial"), scratch.path("socket"));
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_cloister"))
-        .args(["run", "--tee", "none", "--firmware", arg(&rom), "--memory", "16M", "--cpus", "2"])
-        .args(["--console", "null", "--serial", &format!("file={}", arg(&serial))])
-        .args(["--vsock", &format!("cid=3,socket={}", arg(&socket))])
-        .spawn()
-        .unwrap();
-    while std::fs::read(&serial).unwrap_or_default() != b"up\n" {
-        assert!(child.try_wait().unwrap().is_none(), "the guest runs for ever");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    assert!(socket.exists());
-    let kill = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    assert!(kill.unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(1));
-    assert!(!socket.exists(), "nothing is left behind");
+    let reset = reset_by("a triple fault");
+    let known = [reset.as_str(), "KVM internal error 1 (instruction emulation failed)"];
+    assert!(code == Some(1) && known.iter().any(|known| said.contains(*known)), "{said}");
 }

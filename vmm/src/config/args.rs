@@ -14,7 +14,7 @@ use crate::hostile::Hostile;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tee {
-    /// SEV-SNP or TDX where the host can, else a plain guest; says which.
+    /// SEV-SNP or TDX, whichever the host has; says which. Never a plain guest.
     #[default]
     Auto,
     /// No confidentiality.
@@ -33,7 +33,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Kind of guest
+    /// Kind of guest [default: auto]
     #[arg(long, value_enum)]
     pub tee: Option<Tee>,
     /// Firmware ROM
@@ -61,10 +61,11 @@ pub struct RunArgs {
     /// connects to PATH and sends "CONNECT P\n"
     #[arg(long, value_name = "OPTIONS")]
     pub vsock: Option<VsockArgs>,
-    /// First serial port: stdio, null or file=PATH [default: stdio]
+    /// First serial port: stdio, stdio,raw, null or file=PATH [default: stdio]. On stdio the guest's control characters are shown as
+    /// escapes such as \x1b; with `raw` they reach the terminal
     #[arg(long, value_name = "BACKEND")]
     pub serial: Option<Backend>,
-    /// virtio console (hvc0): stdio, null or file=PATH [default: stdio]
+    /// virtio console (hvc0): stdio, stdio,raw, null or file=PATH [default: stdio]
     #[arg(long, value_name = "BACKEND")]
     pub console: Option<Backend>,
     /// SNP guest policy [default: 0x30000]
@@ -103,6 +104,9 @@ pub struct RunArgs {
     /// When the guest has ended, write all of its memory that the host could read here (a sparse file)
     #[arg(long, value_name = "FILE")]
     pub dump_shared: Option<PathBuf>,
+    /// Overwrite output files that exist
+    #[arg(long)]
+    pub force: bool,
     /// Attack the guest as a malicious host would, to see that it notices
     #[arg(long, value_enum, value_name = "ATTACK", hide = true)]
     #[serde(skip)]
@@ -150,6 +154,7 @@ impl RunArgs {
             quote_service: self.quote_service.or(file.quote_service),
             transcript: self.transcript.or(file.transcript),
             dump_shared: self.dump_shared.or(file.dump_shared),
+            force: self.force || file.force,
             hostile: self.hostile,
         }
     }
@@ -188,12 +193,14 @@ pub struct VsockArgs {
 /// Where a character device's output goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
-    /// Standard output, and standard input where it is a terminal.
+    /// Standard output, with what would steer a terminal escaped, and standard input where it is a terminal.
     #[default]
     Stdio,
+    /// The same as the guest writes it.
+    RawStdio,
     /// Nowhere.
     Null,
-    /// A file, created or truncated.
+    /// A file, as the guest writes it.
     File(PathBuf),
 }
 
@@ -203,9 +210,10 @@ impl FromStr for Backend {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "stdio,raw" => Ok(Self::RawStdio),
             None if text == "null" => Ok(Self::Null),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err(format!("{text:?} is none of stdio, null, file=PATH")),
+            _ => Err(format!("{text:?} is none of stdio, stdio,raw, null, file=PATH")),
         }
     }
 }
@@ -318,6 +326,21 @@ mod tests {
         assert_eq!("cid=3,socket=s".parse(), Ok(VsockArgs { cid: 3, socket: "s".into() }));
         for text in ["cid=3", "socket=s", "cid=x,socket=s", "cid=4294967296,socket=s"] {
             assert!(text.parse::<VsockArgs>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn backends_are_words_or_a_file() {
+        for (text, backend) in [
+            ("stdio", Backend::Stdio),
+            ("stdio,raw", Backend::RawStdio),
+            ("null", Backend::Null),
+            ("file=a,b", Backend::File("a,b".into())),
+        ] {
+            assert_eq!(text.parse(), Ok(backend));
+        }
+        for text in ["", "tty", "raw", "stdio,", "stdio,cooked", "null,raw", "file=", "file"] {
+            assert!(text.parse::<Backend>().is_err(), "{text}");
         }
     }
 

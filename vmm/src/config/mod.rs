@@ -10,12 +10,14 @@ mod units;
 pub use args::{Backend, DiskArgs, QuoteService, RunArgs, Tee, VsockArgs};
 pub use images::Kernel;
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cloister_attestation::measure::snp::{Rom, RomError};
 
 use crate::hostile::Hostile;
+use crate::sys::listener;
 
 /// The smallest guest that the firmware can do anything with.
 const MEMORY_MIN: u64 = 16 << 20;
@@ -124,6 +126,8 @@ pub struct VmConfig {
     pub transcript: Option<PathBuf>,
     /// Where the host's view of guest memory goes at the end.
     pub dump_shared: Option<PathBuf>,
+    /// Whether output files that exist are overwritten.
+    pub force: bool,
     /// An attack on the guest, in tests.
     pub hostile: Option<Hostile>,
 }
@@ -187,6 +191,7 @@ impl VmConfig {
             quote_service: args.quote_service,
             transcript: args.transcript,
             dump_shared: args.dump_shared,
+            force: args.force,
             hostile: args.hostile,
             vsock: args.vsock,
         })
@@ -245,8 +250,9 @@ fn check_disk((index, args): (usize, &DiskArgs)) -> Result<Disk, ConfigError> {
     let path = args.path.clone();
     let fail = |reason: String| ConfigError::Disk { path: path.clone(), reason };
     let metadata = std::fs::metadata(&path).map_err(|error| fail(error.to_string()))?;
-    if metadata.is_dir() {
-        return Err(fail("is a directory".into()));
+    // A pipe would be waited for, and has no sectors.
+    if !metadata.is_file() && !metadata.file_type().is_block_device() {
+        return Err(fail("is neither a file nor a block device".into()));
     }
     // A block device has no length here; the device finds it by seeking.
     if metadata.is_file() && (metadata.len() == 0 || !metadata.len().is_multiple_of(512)) {
@@ -271,11 +277,7 @@ fn check_vsock(args: &VsockArgs) -> Result<(), ConfigError> {
     if args.socket.as_os_str().len() > 96 {
         return fail("a unix socket path has at most 96 bytes here".into());
     }
-    match std::fs::symlink_metadata(&args.socket) {
-        Ok(_) => fail("exists already; is another guest using it?".into()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => fail(error.to_string()),
-    }
+    listener::check(&args.socket).or_else(|error| fail(error.to_string()))
 }
 
 fn read_id_block(block: Option<&Path>, auth: Option<&Path>) -> Result<Option<IdBlock>, ConfigError> {

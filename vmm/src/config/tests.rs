@@ -41,6 +41,10 @@ fn disks_are_whole_sectors() {
     let path = dir.path().join("disk");
     let disk = |id: Option<&str>| DiskArgs { path: path.clone(), readonly: false, id: id.map(str::to_owned) };
     assert!(check_disk((0, &disk(None))).is_err(), "missing");
+    for nothing_with_sectors in ["/dev/null", "/"] {
+        let disk = DiskArgs { path: nothing_with_sectors.into(), ..disk(None) };
+        assert!(check_disk((0, &disk)).is_err(), "{nothing_with_sectors}");
+    }
     for (len, good) in [(0, false), (511, false), (512, true), (1 << 20, true)] {
         std::fs::write(&path, vec![0; len]).unwrap();
         assert_eq!(check_disk((0, &disk(None))).is_ok(), good, "{len} bytes");
@@ -59,7 +63,11 @@ fn a_busy_vsock_path_and_reserved_cids_are_refused() {
     }
     let _listener = std::os::unix::net::UnixListener::bind(dir.path().join("busy")).unwrap();
     let line = check_vsock(&vsock(3, "busy")).unwrap_err().to_string();
-    assert!(line.ends_with("exists already; is another guest using it?"), "{line}");
+    assert!(line.ends_with("a program listens there; is another guest using it?"), "{line}");
+    drop(std::os::unix::net::UnixListener::bind(dir.path().join("left behind")).unwrap());
+    assert!(check_vsock(&vsock(3, "left behind")).is_ok());
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    assert!(check_vsock(&vsock(3, "file")).is_err());
     assert!(check_vsock(&vsock(3, &"x".repeat(100))).is_err());
 }
 

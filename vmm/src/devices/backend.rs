@@ -1,46 +1,54 @@
 //! Host ends of character devices.
 
+#[cfg(test)]
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 
-use crate::config::Backend;
+use crate::ending::Undo;
+use crate::output::escape::Escaper;
+use crate::output::sink::Sink;
 
-/// Where a character device's output goes.
-pub enum Output {
-    /// Standard output.
-    Stdout,
-    /// Nowhere.
-    Null,
-    /// A file.
-    File(File),
+/// Where a character device's output goes. Taking it does not fail: what becomes of it is the sink's to say.
+pub struct Output {
+    sink: Option<Sink>,
+    /// Of a terminal's output.
+    escaper: Option<Escaper>,
 }
 
 impl Output {
-    /// Opens `backend`.
-    pub fn open(backend: &Backend) -> io::Result<Self> {
-        Ok(match backend {
-            Backend::Stdio => Self::Stdout,
-            Backend::Null => Self::Null,
-            Backend::File(path) => Self::File(File::create(path)?),
-        })
+    /// Nowhere.
+    pub fn null() -> Self {
+        Self { sink: None, escaper: None }
+    }
+
+    /// As the guest wrote it.
+    pub fn raw(sink: Sink) -> Self {
+        Self { sink: Some(sink), escaper: None }
+    }
+
+    /// For people to read.
+    pub fn escaped(sink: Sink) -> Self {
+        Self { sink: Some(sink), escaper: Some(Escaper::default()) }
     }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Stdout => io::stdout().write(bytes),
-            Self::Null => Ok(bytes.len()),
-            Self::File(file) => file.write(bytes),
+        let Some(sink) = &self.sink else { return Ok(bytes.len()) };
+        match &mut self.escaper {
+            Some(escaper) => {
+                let mut visible = Vec::with_capacity(bytes.len());
+                escaper.escape(bytes, &mut visible);
+                sink.push(&visible);
+            }
+            None => sink.push(bytes),
         }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Stdout => io::stdout().flush(),
-            Self::Null | Self::File(_) => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -49,7 +57,7 @@ pub enum Input {
     /// A terminal at standard input.
     Terminal {
         /// Puts it back as it was.
-        _restore: Terminal,
+        _restore: Undo,
     },
     /// Anything else that can be read.
     #[cfg(test)]
@@ -57,12 +65,12 @@ pub enum Input {
 }
 
 impl Input {
-    /// Standard input, where it is a terminal: other programs' input is not the guest's.
+    /// Standard input, where it is this process's terminal: other programs' input is not the guest's.
     pub fn terminal() -> Option<Self> {
-        if !io::stdin().is_terminal() {
+        if !io::stdin().is_terminal() || !in_foreground() {
             return None;
         }
-        Terminal::raw().map(|_restore| Self::Terminal { _restore })
+        without_line_editing().map(|_restore| Self::Terminal { _restore })
     }
 }
 
@@ -91,28 +99,28 @@ impl AsRawFd for Input {
     }
 }
 
-/// The terminal without echo and line editing, until this is dropped. Signals from its keys still work.
-pub struct Terminal(libc::termios);
-
-impl Terminal {
-    fn raw() -> Option<Self> {
-        // SAFETY: all zeros is a valid termios, which tcgetattr then fills.
-        let mut before: libc::termios = unsafe { std::mem::zeroed() };
-        // SAFETY: `before` has room for the answer.
-        if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut before) } != 0 {
-            return None;
-        }
-        let mut raw = before;
-        raw.c_lflag &= !(libc::ICANON | libc::ECHO);
-        raw.c_iflag &= !libc::ICRNL;
-        // SAFETY: `raw` is initialised.
-        (unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw) } == 0).then_some(Self(before))
-    }
+/// Whether the terminal listens to this process. A background job that changes its settings is stopped.
+fn in_foreground() -> bool {
+    // SAFETY: both calls only look.
+    unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() }
 }
 
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // SAFETY: these are the settings that tcgetattr returned.
-        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &self.0) };
+/// The terminal without echo and line editing, until what this returns is dropped. Signals from its keys still work.
+fn without_line_editing() -> Option<Undo> {
+    // SAFETY: all zeros is a valid termios, which tcgetattr then fills.
+    let mut before: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: `before` has room for the answer.
+    if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut before) } != 0 {
+        return None;
     }
+    let mut raw = before;
+    raw.c_lflag &= !(libc::ICANON | libc::ECHO);
+    raw.c_iflag &= !libc::ICRNL;
+    // SAFETY: `raw` is initialised.
+    let set = unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw) } == 0;
+    let restore = move || {
+        // SAFETY: these are the settings that tcgetattr returned.
+        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &before) };
+    };
+    set.then(|| Undo::new(restore))
 }

@@ -11,9 +11,9 @@ use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::byteorder::little_endian;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::GuestLog;
 use crate::config::{Kernel, VmConfig};
 use crate::memory::{DeviceMemory, ram_ranges};
+use crate::output::GuestLog;
 
 mod key {
     pub const SIGNATURE: u16 = 0x00;

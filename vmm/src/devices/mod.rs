@@ -6,18 +6,17 @@
 pub mod backend;
 pub mod fw_cfg;
 pub mod ioapic;
-mod log;
 pub mod msi;
 mod power;
+mod rtc;
 mod serial;
-
-pub use log::GuestLog;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fw_cfg::FwCfg;
 use ioapic::IoApic;
 use power::Power;
+use rtc::Rtc;
 use serial::Com1;
 
 use crate::layout;
@@ -29,6 +28,7 @@ pub struct Machine {
     serial: Mutex<Com1>,
     fw_cfg: Mutex<FwCfg>,
     power: Mutex<Power>,
+    rtc: Mutex<Rtc>,
     ioapic: Arc<IoApic>,
     pci: Bus,
 }
@@ -44,6 +44,7 @@ impl Machine {
             serial: Mutex::new(serial::com1(serial, ioapic.clone())),
             fw_cfg: Mutex::new(fw_cfg),
             power: Mutex::new(Power::default()),
+            rtc: Mutex::new(Rtc::new()),
             ioapic,
             pci,
         }
@@ -60,8 +61,15 @@ impl Machine {
             port if layout::FW_CFG_DMA_PORTS.contains(&port) => {
                 FwCfg::read_dma_signature(usize::from(port - layout::FW_CFG_DMA_PORTS.start()), data);
             }
+            layout::RESET_CONTROL_PORT if data.len() == 1 => {
+                data.fill(lock(&self.power).reset_control_read())
+            }
             port if layout::PCI_CONFIG_PORTS.contains(&port) => {
                 self.pci.port_read(port - layout::PCI_CONFIG_PORTS.start(), data);
+            }
+            port if layout::RTC_PORTS.contains(&port) => {
+                let rtc = lock(&self.rtc);
+                data.fill_with(|| rtc.read(port - layout::RTC_PORTS.start()));
             }
             port if layout::POWER_PORTS.contains(&port) => data.fill(0),
             _ => data.fill(0xff),
@@ -75,7 +83,7 @@ impl Machine {
                 let offset = (port - layout::SERIAL_PORTS.start()) as u8;
                 let mut serial = lock(&self.serial);
                 for &byte in data {
-                    // Fails where the host's end is gone or takes nothing: then the guest's output is lost.
+                    // Its sink takes everything; what fails is an interrupt, which does not.
                     let _ = serial.write(offset, byte);
                 }
             }
@@ -84,6 +92,13 @@ impl Machine {
                 lock(&self.fw_cfg)
                     .write_dma_address(usize::from(port - layout::FW_CFG_DMA_PORTS.start()), data);
             }
+            port if layout::RTC_PORTS.contains(&port) => {
+                let mut rtc = lock(&self.rtc);
+                data.iter().for_each(|&byte| rtc.write(port - layout::RTC_PORTS.start(), byte));
+            }
+            layout::KEYBOARD_COMMAND_PORT => return power::keyboard_command(data),
+            // One byte; wider accesses are PCI's.
+            layout::RESET_CONTROL_PORT if data.len() == 1 => return lock(&self.power).reset_control(data),
             port if layout::PCI_CONFIG_PORTS.contains(&port) => {
                 self.pci.port_write(port - layout::PCI_CONFIG_PORTS.start(), data);
             }

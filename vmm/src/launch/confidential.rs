@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::{Guest, LaunchError, ROM_SLOT, discard};
+use super::{Backing, Guest, LaunchError, ROM_SLOT, discard};
 use crate::hostile::{self, Hostile};
 use crate::memory::{
     Converter, DeviceMemory, PrivateSlot, Ram, SharedPages, add_private_slots, map_ram, ram_ranges,
@@ -83,6 +83,7 @@ impl Confidential {
         let Self { vm, vcpus, rom, ram, shared, ram_slots, rom_slots } = self;
         let memory = DeviceMemory::confidential(ram.clone(), shared.clone());
         let converter = Arc::new(Converter::new(vm.clone(), ram, shared, ram_slots));
-        Guest { vm, vcpus, memory, converter: Some(converter), _rom: rom, _rom_slots: rom_slots }
+        let backing = Backing { _rom: rom, _rom_slots: rom_slots };
+        Guest { vm, vcpus, memory, converter: Some(converter), backing }
     }
 }

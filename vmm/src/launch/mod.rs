@@ -12,7 +12,8 @@ pub mod sev;
 pub mod snp;
 pub mod tdx;
 
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cloister_attestation::measure::snp::{PlanError, RomError};
@@ -27,6 +28,7 @@ use serde::Serialize;
 use crate::config::{Tee, VmConfig};
 use crate::devices::ioapic;
 use crate::memory::{Converter, DeviceMemory, MemoryError, PrivateSlot, Ram};
+use crate::output::file::OutputFile;
 use sev::SevError;
 use tdx::TdxError;
 
@@ -45,6 +47,11 @@ pub enum LaunchError {
     ApiVersion(i32),
     #[error("this host's KVM lacks {0}")]
     Missing(&'static str),
+    #[error(
+        "--tee auto: this host can launch no confidential guest: SEV-SNP needs {snp}; TDX needs {tdx}; \
+         --tee none launches a guest that its host can look into"
+    )]
+    NotConfidential { snp: String, tdx: &'static str },
     #[error("{cpus} CPUs are more than this host's KVM supports ({max})")]
     TooManyCpus { cpus: u32, max: usize },
     #[error("{call}: {source}")]
@@ -104,7 +111,12 @@ pub struct Guest {
     pub memory: DeviceMemory,
     /// Of a confidential guest.
     pub converter: Option<Arc<Converter>>,
-    /// Holds the mapping behind a slot.
+    /// What must live as long as a vCPU runs.
+    pub backing: Backing,
+}
+
+/// The memory behind the ROM's slots.
+pub struct Backing {
     _rom: Ram,
     /// And its private side.
     _rom_slots: Vec<PrivateSlot>,
@@ -144,10 +156,12 @@ fn missing_of(kvm: &Kvm, requirements: &[Requirement]) -> Option<&'static str> {
     requirements.iter().find(|(capability, bits, _)| lacks(*capability, *bits)).map(|(_, _, words)| *words)
 }
 
-fn write_json(path: &Path, transcript: &impl Serialize) -> Result<(), LaunchError> {
+/// Writes a transcript, which stays whatever becomes of the launch.
+fn write_json(to: &mut OutputFile, transcript: &impl Serialize) -> Result<(), LaunchError> {
+    to.keep();
     let json = serde_json::to_string_pretty(transcript).map_err(std::io::Error::other);
-    let written = json.and_then(|json| std::fs::write(path, json + "\n"));
-    written.map_err(|source| LaunchError::Transcript { path: path.to_owned(), source })
+    let written = json.and_then(|json| to.file()?.write_all((json + "\n").as_bytes()));
+    written.map_err(|source| LaunchError::Transcript { path: to.path().to_owned(), source })
 }
 
 /// Drops the shared side of pages that the guest was just given: it held their plaintext.
@@ -159,8 +173,13 @@ fn discard(host: *mut u8, len: usize) -> Result<(), LaunchError> {
     }
 }
 
-/// Launches the guest that `config` describes.
-pub fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError> {
+/// Launches a guest of `kind` that `config` describes; of a confidential one, what was measured is written to `transcript`.
+pub fn launch(
+    kvm: &Kvm,
+    kind: Kind,
+    config: &VmConfig,
+    transcript: Option<&mut OutputFile>,
+) -> Result<Guest, LaunchError> {
     for (capability, words) in REQUIRED {
         kvm.check_extension(*capability).then_some(()).ok_or(LaunchError::Missing(words))?;
     }
@@ -168,22 +187,54 @@ pub fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError> {
     if config.cpus as usize > max {
         return Err(LaunchError::TooManyCpus { cpus: config.cpus, max });
     }
-    match config.tee {
-        // Whoever left it open has chosen before; see [`choose`].
-        Tee::None | Tee::Auto => plain::launch(kvm, config),
-        Tee::Snp => snp::launch(kvm, config),
-        Tee::Tdx => tdx::launch(kvm, config),
+    match kind {
+        Kind::Plain => plain::launch(kvm, config),
+        Kind::Snp => snp::launch(kvm, config, transcript),
+        Kind::Tdx => tdx::launch(kvm, config, transcript),
     }
 }
 
-/// What `--tee auto` means on this host, and why.
-pub fn choose(kvm: &Kvm) -> (Tee, String) {
-    let snp =
-        snp::missing(kvm).map(str::to_owned).or_else(|| snp::open_sev().err().map(|error| error.to_string()));
-    match (snp, tdx::missing(kvm)) {
-        (None, _) => (Tee::Snp, "this host can launch SEV-SNP guests".to_owned()),
-        (_, None) => (Tee::Tdx, "this host can launch TDX guests".to_owned()),
-        (Some(snp), Some(tdx)) => (Tee::None, format!("NOT confidential: this host lacks {snp}, and {tdx}")),
+/// What a guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Not confidential.
+    Plain,
+    /// An SEV-SNP guest.
+    Snp,
+    /// A TD.
+    Tdx,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "no TEE",
+            Self::Snp => "SEV-SNP",
+            Self::Tdx => "TDX",
+        })
+    }
+}
+
+/// What `tee` means on this host. Only who asks for a plain guest gets one.
+pub fn choose(kvm: &Kvm, tee: Tee) -> Result<Kind, LaunchError> {
+    match tee {
+        Tee::None => Ok(Kind::Plain),
+        Tee::Snp => Ok(Kind::Snp),
+        Tee::Tdx => Ok(Kind::Tdx),
+        Tee::Auto => {
+            let no_snp = snp::missing(kvm).map(str::to_owned);
+            let no_snp = no_snp.or_else(|| snp::open_sev().err().map(|error| error.to_string()));
+            choose_tee(no_snp, tdx::missing(kvm))
+        }
+    }
+}
+
+/// One of the two, by what the host lacks for each.
+fn choose_tee(no_snp: Option<String>, no_tdx: Option<&'static str>) -> Result<Kind, LaunchError> {
+    match (no_snp, no_tdx) {
+        (None, _) => Ok(Kind::Snp),
+        (_, None) => Ok(Kind::Tdx),
+        (Some(snp), Some(tdx)) => Err(LaunchError::NotConfidential { snp, tdx }),
     }
 }
 
@@ -213,4 +264,21 @@ fn create_vcpu(
     let cpuid = cpuid::for_vcpu(supported, index, cpus, masks)?;
     vcpu.set_cpuid2(&cpuid).call("KVM_SET_CPUID2")?;
     Ok((vcpu, cpuid::signature(&cpuid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_leaves_the_kind_open_gets_a_confidential_guest_or_none() {
+        let lacks = |what: &str| Some(what.to_owned());
+        assert_eq!(choose_tee(None, Some("a module")).unwrap(), Kind::Snp);
+        assert_eq!(choose_tee(lacks("a chip"), None).unwrap(), Kind::Tdx);
+        assert_eq!(choose_tee(None, None).unwrap(), Kind::Snp);
+        let refusal = choose_tee(lacks("a chip"), Some("a module")).unwrap_err().to_string();
+        for word in ["a chip", "a module", "--tee none"] {
+            assert!(refusal.contains(word), "{refusal}");
+        }
+    }
 }

@@ -29,6 +29,7 @@ use super::{
 use crate::config::{IdBlock, VmConfig};
 use crate::hostile::Hostile;
 use crate::layout::PAGE_SIZE;
+use crate::output::file::OutputFile;
 
 /// SEV_FEATURES of the VMSAs that KVM makes without further ones: SNP itself.
 const SEV_FEATURES: u64 = 1;
@@ -55,7 +56,11 @@ pub fn open_sev() -> Result<File, LaunchError> {
 }
 
 /// The whole launch.
-pub(super) fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError> {
+pub(super) fn launch(
+    kvm: &Kvm,
+    config: &VmConfig,
+    transcript: Option<&mut OutputFile>,
+) -> Result<Guest, LaunchError> {
     let rom = Rom::parse(&config.firmware)?;
     let launch = Launch::<New>::create(kvm, config, &rom)?;
     let kernel = config.kernel.as_ref();
@@ -68,9 +73,9 @@ pub(super) fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError>
         flavour: VmmFlavour::Cloister,
     };
     let plan = LaunchPlan::new(&inputs)?;
-    if let Some(path) = &config.transcript {
+    if let Some(file) = transcript {
         // Before the launch: where the secure processor refuses, this says what it was given.
-        write_json(path, &LaunchTranscript::new(&inputs, &plan, Some(config.snp_policy)))?;
+        write_json(file, &LaunchTranscript::new(&inputs, &plan, Some(config.snp_policy)))?;
     }
     let launch = launch.start(config.snp_policy)?;
     let launch = launch.measure(&plan, config.hostile)?;

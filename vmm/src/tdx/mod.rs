@@ -10,8 +10,8 @@ use cloister_attestation::abi::{TDX_FATAL_FIRMWARE, TERMINATION_SET};
 
 pub use quote::QuoteBroker;
 
-use crate::devices::GuestLog;
 use crate::outcome::Outcome;
+use crate::output::GuestLog;
 
 /// `KVM_EXIT_TDX`.
 pub const EXIT_TDX: u32 = 40;
@@ -36,13 +36,13 @@ type Words = [u64; 8];
 /// Serves KVM_EXIT_TDX of one guest's vCPUs.
 pub struct TdxExits {
     quotes: Arc<QuoteBroker>,
-    log: GuestLog,
+    log: Arc<GuestLog>,
 }
 
 impl TdxExits {
-    /// With the guest's quote broker.
-    pub fn new(quotes: Arc<QuoteBroker>) -> Self {
-        Self { quotes, log: GuestLog::new("guest") }
+    /// With the guest's quote broker and log.
+    pub fn new(quotes: Arc<QuoteBroker>, log: Arc<GuestLog>) -> Self {
+        Self { quotes, log }
     }
 
     /// Serves one exit of the vCPU with `apic_id`; the answer goes into the same words.
@@ -106,7 +106,8 @@ mod tests {
         let ranges = std::slice::from_ref(&(0..16 * 4096));
         let shared = Arc::new(SharedPages::new(ranges));
         let memory = DeviceMemory::confidential(map_ram(ranges).unwrap(), shared);
-        TdxExits::new(QuoteBroker::new(None, memory, Arc::new(Recorder::default())))
+        let log = Arc::new(GuestLog::new("test"));
+        TdxExits::new(QuoteBroker::new(None, memory, Arc::new(Recorder::default()), log.clone()), log)
     }
 
     #[test]

@@ -5,19 +5,22 @@
 //! bounded, and the quote's reader is the guest's verifier.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::config::QuoteService;
+use crate::sys::socket::{connect_unix, connect_vsock};
 
-/// No quote is longer, and no answer either.
-pub const MAX_QUOTE: usize = 64 << 10;
-/// How long the service may be silent.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest answer that is taken. Quotes of today have 5 to 16 KiB.
+pub const MAX_QUOTE: usize = 4 << 20;
+/// How long all of it may take: less than the 30 s for which Linux as a TD waits (`tdx-guest`, GETQUOTE_TIMEOUT), so that the guest
+/// learns what was wrong.
+pub const TIME: Duration = Duration::from_secs(20);
+/// Between two tries to reach a service whose queue is full.
+const BUSY_INTERVAL: Duration = Duration::from_millis(50);
 
 const GET_QUOTE_REQUEST: u32 = 0;
 const GET_QUOTE_RESPONSE: u32 = 1;
@@ -60,6 +63,17 @@ pub enum QgsError {
     /// It was, and then it was not.
     #[error("the quote generation service broke off: {0}")]
     Broken(io::Error),
+    /// It took the request and said nothing more.
+    #[error("the quote generation service did not answer within {0} s")]
+    Silent(u64),
+    /// It answered, without a quote.
+    #[error("the quote generation service answered with an empty quote")]
+    Empty,
+    /// It answered at length.
+    #[error(
+        "the quote generation service answered with {0} bytes, which is too long: at most {MAX_QUOTE} are taken"
+    )]
+    TooLong(usize),
     /// It refused.
     #[error("the quote generation service refused: error {0:#x}")]
     Refused(u32),
@@ -68,54 +82,76 @@ pub enum QgsError {
     Nonsense(&'static str),
 }
 
-trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
-
-fn connect(service: &QuoteService) -> io::Result<Box<dyn Stream>> {
-    let stream = match service {
-        QuoteService::Unix(path) => UnixStream::connect(path)?,
-        QuoteService::Vsock { cid, port } => UnixStream::from(vsock(*cid, *port)?),
-    };
-    // A vsock descriptor behind a UnixStream: reads, writes and time limits are the socket layer's.
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(Box::new(stream))
+/// A connection on which nothing takes longer than until a point in time.
+struct Timed {
+    stream: UnixStream,
+    until: Instant,
 }
 
-fn vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the result is checked and owned.
-    let socket = unsafe {
-        let raw = libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
-        if raw < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(raw)
-    };
-    // SAFETY: all-zero is a valid address.
-    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
-    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
-    (address.svm_cid, address.svm_port) = (cid, port);
-    let length = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the address is on this frame and its length is given.
-    match unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) } {
-        0 => Ok(socket),
-        _ => Err(io::Error::last_os_error()),
+impl Timed {
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 }
 
-/// Asks for the quote of a TDREPORT.
-pub fn quote(service: &QuoteService, report: &[u8]) -> Result<Vec<u8>, QgsError> {
-    let mut stream = connect(service).map_err(QgsError::Unreachable)?;
-    exchange(&mut *stream, report)
+impl Read for Timed {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.read(bytes)
+    }
 }
 
-fn exchange(stream: &mut (impl Read + Write + ?Sized), report: &[u8]) -> Result<Vec<u8>, QgsError> {
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+fn connect(service: &QuoteService, until: Instant) -> io::Result<Timed> {
+    let left = until.saturating_duration_since(Instant::now());
+    let stream = match service {
+        QuoteService::Unix(path) => loop {
+            match connect_unix(path) {
+                // Its queue is full.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                    std::thread::sleep(BUSY_INTERVAL);
+                }
+                result => break result?,
+            }
+        },
+        QuoteService::Vsock { cid, port } => connect_vsock(*cid, *port, left)?,
+    };
+    stream.set_nonblocking(false)?;
+    Ok(Timed { stream, until })
+}
+
+/// Asks for the quote of a TDREPORT; takes no longer than `time`.
+pub fn quote(service: &QuoteService, report: &[u8], time: Duration) -> Result<Vec<u8>, QgsError> {
+    let mut stream = connect(service, Instant::now() + time).map_err(QgsError::Unreachable)?;
+    exchange(&mut stream, report).map_err(|error| match error {
+        QgsError::Broken(source) if is_timeout(&source) => QgsError::Silent(time.as_secs()),
+        other => other,
+    })
+}
+
+/// A socket's time limit is told as the first.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn exchange(stream: &mut (impl Read + Write), report: &[u8]) -> Result<Vec<u8>, QgsError> {
     stream.write_all(&request(report)).map_err(QgsError::Broken)?;
     let mut length = [0; 4];
     stream.read_exact(&mut length).map_err(QgsError::Broken)?;
     let length = u32::from_be_bytes(length) as usize;
     if length > MAX_QUOTE {
-        return Err(QgsError::Nonsense("it is too long"));
+        return Err(QgsError::TooLong(length));
     }
     let mut message = vec![0; length];
     stream.read_exact(&mut message).map_err(QgsError::Broken)?;
@@ -146,15 +182,19 @@ fn response(message: &[u8]) -> Result<&[u8], QgsError> {
         return Err(QgsError::Nonsense("its length is not what it says"));
     }
     let quote = rest.get(response.selected_id_size.get() as usize..).ok_or(SHORT)?;
-    match quote.len() == response.quote_size.get() as usize && !quote.is_empty() {
-        true => Ok(quote),
-        false => Err(QgsError::Nonsense("its sizes contradict each other")),
+    match quote.len() {
+        len if len != response.quote_size.get() as usize => {
+            Err(QgsError::Nonsense("its sizes contradict each other"))
+        }
+        0 => Err(QgsError::Empty),
+        _ => Ok(quote),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixListener;
 
     fn answer(kind: u32, error: u32, id: &[u8], quote: &[u8]) -> Vec<u8> {
         let size = 24 + id.len() + quote.len();
@@ -183,7 +223,7 @@ mod tests {
         for (message, text) in [
             (answer(1, 0x12001, b"", b"quote"), "refused"),
             (answer(0, 0, b"", b"quote"), "no answer"),
-            (answer(1, 0, b"", b""), "contradict"),
+            (answer(1, 0, b"", b""), "an empty quote"),
             (contradictory, "contradict"),
             (long, "length"),
             (vec![0; 5], "short"),
@@ -193,10 +233,51 @@ mod tests {
         }
     }
 
+    /// What becomes of a request to a service that does `answer` with its connection.
+    fn asked(answer: impl FnOnce(UnixStream) + Send + 'static, time: Duration) -> QgsError {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qgs");
+        let listener = UnixListener::bind(&path).unwrap();
+        let service = std::thread::spawn(move || answer(listener.accept().unwrap().0));
+        let error = quote(&QuoteService::Unix(path), &[0; 1024], time).unwrap_err();
+        service.join().unwrap();
+        error
+    }
+
     #[test]
-    fn a_service_that_answers_without_end_is_left() {
-        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(&u32::MAX.to_be_bytes()).unwrap();
-        assert!(matches!(exchange(&mut ours, &[0; 1024]), Err(QgsError::Nonsense(_))));
+    fn each_way_to_fail_has_a_sentence_of_its_own() {
+        let short = Duration::from_millis(50);
+        let long = Duration::from_secs(60);
+        // Whoever drips a byte now and then has no more time than whoever is silent.
+        let drip = |mut stream: UnixStream| {
+            while stream.write_all(&[0]).is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let silent = |mut stream: UnixStream| {
+            let _ = stream.read_to_end(&mut Vec::new());
+        };
+        let broken = |mut stream: UnixStream| stream.write_all(&[0, 0]).unwrap();
+        let endless = |mut stream: UnixStream| stream.write_all(&u32::MAX.to_be_bytes()).unwrap();
+        for (error, words) in [
+            (asked(silent, short), "did not answer within"),
+            (asked(drip, short), "too short"),
+            (asked(broken, long), "broke off"),
+            (asked(endless, long), "too long"),
+            (quote(&QuoteService::Unix("/nonexistent".into()), &[], long).unwrap_err(), "cannot be reached"),
+        ] {
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_service_whose_queue_is_full_is_out_of_reach_and_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qgs");
+        let listener = UnixListener::bind(&path).unwrap();
+        let _queue: Vec<_> = (0..5000).map_while(|_| connect_unix(&path).ok()).collect();
+        let error = quote(&QuoteService::Unix(path), &[], Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(error, QgsError::Unreachable(_)), "{error}");
+        drop(listener);
     }
 }

@@ -12,10 +12,10 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 
 use super::qgs;
 use crate::config::QuoteService;
-use crate::devices::GuestLog;
 use crate::devices::msi::{Message, MsiSink};
 use crate::layout::PAGE_SIZE;
 use crate::memory::DeviceMemory;
+use crate::output::GuestLog;
 
 /// Status of a GetQuote request in its buffer.
 const SUCCESS: u64 = 0;
@@ -23,8 +23,10 @@ const IN_FLIGHT: u64 = u64::MAX;
 const ERROR: u64 = 0x8000_0000_0000_0000;
 const SERVICE_UNAVAILABLE: u64 = 0x8000_0000_0000_0001;
 
-/// A buffer is one page at least, and no larger than any quote needs.
-const MAX_BUFFER: u64 = (qgs::MAX_QUOTE as u64) + PAGE_SIZE;
+/// A buffer is one page at least. Linux gave 16 KiB first, then 128 KiB, and will ask the TDX module; this is well above all of that, and
+/// bounds only how much of its own memory a guest can have looked through.
+const MAX_BUFFER: u64 = 16 << 20;
+const _: () = assert!(MAX_BUFFER > qgs::MAX_QUOTE as u64);
 /// A TDREPORT.
 const REPORT_BYTES: u32 = 1024;
 /// Requests that one guest may have waiting.
@@ -51,6 +53,14 @@ pub enum RequestError {
         /// Its size.
         len: u64,
     },
+    /// Whole shared pages, but more than anybody needs.
+    #[error("GetQuote: the buffer of {len:#x} bytes at {gpa:#x} is too large: at most {MAX_BUFFER:#x}")]
+    TooLarge {
+        /// Its address.
+        gpa: u64,
+        /// Its size.
+        len: u64,
+    },
     /// Not version 1, or no TDREPORT in it.
     #[error("GetQuote: the buffer at {gpa:#x} holds no request of version 1 with a TDREPORT")]
     Header {
@@ -67,7 +77,7 @@ pub struct QuoteBroker {
     service: Option<QuoteService>,
     memory: DeviceMemory,
     msi: Arc<dyn MsiSink>,
-    log: GuestLog,
+    log: Arc<GuestLog>,
     in_flight: AtomicUsize,
     /// Vector and APIC identifier of the guest's notification, packed; 0 for none.
     notify: AtomicU64,
@@ -75,12 +85,17 @@ pub struct QuoteBroker {
 
 impl QuoteBroker {
     /// A broker for one guest.
-    pub fn new(service: Option<QuoteService>, memory: DeviceMemory, msi: Arc<dyn MsiSink>) -> Arc<Self> {
+    pub fn new(
+        service: Option<QuoteService>,
+        memory: DeviceMemory,
+        msi: Arc<dyn MsiSink>,
+        log: Arc<GuestLog>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             service,
             memory,
             msi,
-            log: GuestLog::new("guest"),
+            log,
             in_flight: AtomicUsize::new(0),
             notify: AtomicU64::new(0),
         })
@@ -118,7 +133,10 @@ impl QuoteBroker {
     fn take_report(&self, gpa: u64, len: u64) -> Result<Vec<u8>, RequestError> {
         let whole = gpa.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE);
         let bad_buffer = RequestError::Buffer { gpa, len };
-        if !whole || !(PAGE_SIZE..=MAX_BUFFER).contains(&len) || !self.memory.is_shared(gpa, len) {
+        if whole && len > MAX_BUFFER {
+            return Err(RequestError::TooLarge { gpa, len });
+        }
+        if !whole || len == 0 || !self.memory.is_shared(gpa, len) {
             return Err(bad_buffer);
         }
         let mut header = BufferHeader::new_zeroed();
@@ -139,7 +157,7 @@ impl QuoteBroker {
             return (SERVICE_UNAVAILABLE, Vec::new());
         };
         let room = len as usize - size_of::<BufferHeader>();
-        match qgs::quote(service, report) {
+        match qgs::quote(service, report, qgs::TIME) {
             Ok(quote) if quote.len() <= room => (SUCCESS, quote),
             Ok(quote) => {
                 let bytes = quote.len();
@@ -195,13 +213,21 @@ mod tests {
     const LEN: u64 = 4 * PAGE_SIZE;
 
     fn guest(service: Option<QuoteService>) -> (Arc<QuoteBroker>, DeviceMemory, Arc<Recorder>) {
-        let ranges = std::slice::from_ref(&(0..64 * PAGE_SIZE));
+        guest_sharing(service, LEN)
+    }
+
+    fn guest_sharing(
+        service: Option<QuoteService>,
+        len: u64,
+    ) -> (Arc<QuoteBroker>, DeviceMemory, Arc<Recorder>) {
+        let ram = 0..BUFFER + len + PAGE_SIZE;
+        let ranges = std::slice::from_ref(&ram);
         let ram = map_ram(ranges).unwrap();
         let shared = Arc::new(SharedPages::new(ranges));
-        shared.set(BUFFER..BUFFER + LEN, true);
+        shared.set(BUFFER..BUFFER + len, true);
         let memory = DeviceMemory::confidential(ram, shared);
         let msi = Arc::new(Recorder::default());
-        (QuoteBroker::new(service, memory.clone(), msi.clone()), memory, msi)
+        (QuoteBroker::new(service, memory.clone(), msi.clone(), Arc::new(GuestLog::new("test"))), memory, msi)
     }
 
     fn request(memory: &DeviceMemory, version: u64, in_len: u32) {
@@ -265,6 +291,20 @@ mod tests {
     }
 
     #[test]
+    fn buffers_of_every_kernel_are_taken() {
+        for len in [PAGE_SIZE, 16 << 10, 128 << 10, 1 << 20, MAX_BUFFER] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("qgs");
+            let service = serve(&path, b"a quote");
+            let (broker, memory, _) = guest_sharing(Some(QuoteService::Unix(path)), len);
+            request(&memory, 1, 1024);
+            assert_eq!(broker.begin(BUFFER, len), Ok(()), "{len:#x}");
+            service.join().unwrap();
+            assert_eq!(settled(&memory).status.get(), SUCCESS, "{len:#x}");
+        }
+    }
+
+    #[test]
     fn without_a_service_the_guest_learns_that_there_is_none() {
         for service in [None, Some(QuoteService::Unix("/nonexistent/qgs".into()))] {
             let (broker, memory, _) = guest(service);
@@ -285,10 +325,12 @@ mod tests {
             (BUFFER, LEN + PAGE_SIZE),
             (BUFFER - PAGE_SIZE, PAGE_SIZE),
             (!0xfff, PAGE_SIZE),
-            (BUFFER, 1 << 40),
+            (BUFFER, MAX_BUFFER),
         ] {
             assert_eq!(broker.begin(gpa, len), Err(RequestError::Buffer { gpa, len }), "{gpa:#x} {len:#x}");
         }
+        let too_large = broker.begin(BUFFER, MAX_BUFFER + PAGE_SIZE).unwrap_err();
+        assert!(too_large.to_string().contains("too large"), "{too_large}");
         for (version, in_len) in [(2, 1024), (1, 0), (1, 1023), (1, u32::MAX)] {
             request(&memory, version, in_len);
             assert_eq!(broker.begin(BUFFER, LEN), Err(RequestError::Header { gpa: BUFFER }));

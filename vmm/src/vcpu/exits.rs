@@ -8,11 +8,12 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{HypercallExit, VcpuExit};
 
-use crate::devices::{GuestLog, Machine};
+use crate::devices::Machine;
 use crate::hostile::{Attack, Moment};
 use crate::layout::{PCI_WINDOW, SERIAL_PORTS};
 use crate::memory::Converter;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ResetBy};
+use crate::output::GuestLog;
 use crate::tdx::{EXIT_TDX, SYSTEM_EVENT_TDX_FATAL, TdxExits, fatal};
 
 /// KVM_HC_MAP_GPA_RANGE (Linux `uapi/linux/kvm_para.h`).
@@ -39,7 +40,7 @@ pub struct Handler {
     /// What a TD asks of user space.
     pub tdx: Option<TdxExits>,
     /// For refusals that a guest can cause at will.
-    pub log: GuestLog,
+    pub log: Arc<GuestLog>,
     /// In tests of the defence, a host that attacks.
     pub attack: Option<Attack>,
 }
@@ -70,7 +71,12 @@ impl Handler {
             VcpuExit::Hypercall(call) => self.hypercall(call),
             VcpuExit::MemoryFault { flags, gpa, size } => return self.memory_fault(flags, gpa, size),
             VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr => {}
-            VcpuExit::Shutdown => return Handled::End(Outcome::TripleFault),
+            VcpuExit::Shutdown => {
+                // On a PC it resets, and Linux uses it for that.
+                let plain = self.converter.is_none();
+                let outcome = if plain { Outcome::Reset(ResetBy::TripleFault) } else { Outcome::TripleFault };
+                return Handled::End(outcome);
+            }
             VcpuExit::SystemEvent(kind, data) => return Handled::End(system_event(kind, data)),
             VcpuExit::InternalError => return Handled::InternalError,
             VcpuExit::Unsupported(EXIT_TDX) if self.tdx.is_some() => return Handled::Tdx,
@@ -128,7 +134,7 @@ impl Handler {
 fn system_event(kind: u32, data: &[u64]) -> Outcome {
     match kind {
         KVM_SYSTEM_EVENT_SHUTDOWN => Outcome::PoweredOff { code: 0 },
-        KVM_SYSTEM_EVENT_RESET => Outcome::Reset,
+        KVM_SYSTEM_EVENT_RESET => Outcome::Reset(ResetBy::Kvm),
         KVM_SYSTEM_EVENT_CRASH => Outcome::Failed("it reported a crash".into()),
         SYSTEM_EVENT_TDX_FATAL => fatal(data),
         KVM_SYSTEM_EVENT_SEV_TERM => {
@@ -146,7 +152,7 @@ mod tests {
     fn system_events_are_told_apart() {
         for (kind, data, outcome) in [
             (1, &[][..], Outcome::PoweredOff { code: 0 }),
-            (2, &[], Outcome::Reset),
+            (2, &[], Outcome::Reset(ResetBy::Kvm)),
             (6, &[0x0007_2100], Outcome::Terminated { set: 2, code: 7 }),
             (6, &[], Outcome::Terminated { set: 0, code: 0 }),
         ] {

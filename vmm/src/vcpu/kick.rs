@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::VcpuFd;
 
-use crate::signals;
+use crate::sys::signals;
 
 /// A running vCPU thread, as others see it.
 #[derive(Clone, Debug, Default)]

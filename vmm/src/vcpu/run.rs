@@ -1,9 +1,10 @@
 //! The threads that run vCPUs.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
@@ -12,12 +13,15 @@ use super::exits::{Handled, Handler};
 use super::kick::Kick;
 use crate::outcome::Outcome;
 
-/// What the threads share: whether to go on, and how the guest ended.
+/// What the threads share: whether to go on, how the guest ended, and which of them are through.
 #[derive(Debug)]
 struct Shared {
     stop: AtomicBool,
     outcome: Mutex<Option<Outcome>>,
     ended: EventFd,
+    /// Threads that run no more, by their vCPU's number.
+    through: Mutex<BTreeSet<usize>>,
+    one_more: Condvar,
 }
 
 impl Shared {
@@ -30,55 +34,82 @@ impl Shared {
     }
 }
 
+/// Says that a thread is through, also where it panicked, which ends the guest.
+struct Through {
+    shared: Arc<Shared>,
+    index: usize,
+}
+
+impl Drop for Through {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.end(Outcome::Failed(format!("the thread of vCPU {} died", self.index)));
+        }
+        self.shared.through.lock().unwrap_or_else(PoisonError::into_inner).insert(self.index);
+        self.shared.one_more.notify_all();
+    }
+}
+
 /// All vCPUs of a guest.
 pub struct VcpuThreads {
     shared: Arc<Shared>,
     kicks: Vec<Kick>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 impl VcpuThreads {
     /// Starts one thread per vCPU.
     pub fn start(vcpus: Vec<VcpuFd>, handler: &Arc<Handler>) -> io::Result<Self> {
-        let ended = EventFd::new(EFD_CLOEXEC)?;
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), outcome: Mutex::new(None), ended });
-        let mut all = Self { shared, kicks: Vec::new(), threads: Vec::new() };
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            outcome: Mutex::new(None),
+            ended: EventFd::new(EFD_CLOEXEC)?,
+            through: Mutex::new(BTreeSet::new()),
+            one_more: Condvar::new(),
+        });
+        let mut all = Self { shared, kicks: Vec::new() };
         for (index, mut vcpu) in vcpus.into_iter().enumerate() {
-            let (kick, shared, handler) = (Kick::default(), all.shared.clone(), handler.clone());
-            all.kicks.push(kick.clone());
+            let (kick, handler) = (Kick::default(), handler.clone());
+            let through = Through { shared: all.shared.clone(), index };
+            let registered = kick.clone();
             let body = move || {
-                let registration = kick.register(&mut vcpu);
-                let outcome = run(&mut vcpu, index as u32, &shared, &handler);
+                let shared = &through.shared;
+                let registration = registered.register(&mut vcpu);
+                let outcome = run(&mut vcpu, index as u32, shared, &handler);
                 drop(registration);
                 if let Some(outcome) = outcome {
                     shared.end(outcome);
                 }
             };
-            all.threads.push(std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body)?);
+            // Threads that started before one that could not are told to stop.
+            let spawned = std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body);
+            if let Err(error) = spawned {
+                all.stop(Outcome::Failed("a vCPU thread could not start".into()));
+                return Err(error);
+            }
+            all.kicks.push(kick);
         }
         Ok(all)
     }
 
-    /// Readable once a vCPU has ended the guest.
+    /// Readable once the guest has ended.
     pub fn ended(&self) -> &EventFd {
         &self.shared.ended
     }
 
-    /// Ends the guest from outside.
-    pub fn stop(&self, outcome: Outcome) {
-        self.shared.end(outcome);
+    /// Ends the guest from outside, if it has not ended yet; gets every thread out of KVM. Returns how it ended.
+    pub fn stop(&self, outcome: Outcome) -> Outcome {
+        self.shared.end(outcome.clone());
+        self.kicks.iter().for_each(Kick::kick);
+        self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or(outcome)
     }
 
-    /// Gets every thread out of KVM and waits for it; returns how the guest ended.
-    pub fn join(mut self) -> Outcome {
-        self.shared.stop.store(true, Ordering::Release);
-        self.kicks.iter().for_each(Kick::kick);
-        let mut panicked = false;
-        for thread in self.threads.drain(..) {
-            panicked |= thread.join().is_err();
-        }
-        let outcome = self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        outcome.unwrap_or(Outcome::Failed(if panicked { "a vCPU thread died" } else { "no reason" }.into()))
+    /// Waits for the threads of a guest that has ended, at most for `time`; the numbers of those that hang.
+    pub fn wait(&self, time: Duration) -> Vec<usize> {
+        let through = self.shared.through.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.kicks.len();
+        let waited = self.shared.one_more.wait_timeout_while(through, time, |through| through.len() < all);
+        let (through, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (0..all).filter(|index| !through.contains(index)).collect()
     }
 }
 

@@ -5,11 +5,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use virtio_queue::{Reader, Writer};
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::queue::Chain;
+use super::chain::{CHAIN_BYTES_MAX, Chain, Reader, Writer};
 use super::{Device, DeviceError, DeviceInfo, Queues};
 use crate::config::Disk;
 
@@ -19,9 +18,13 @@ const CHUNK: usize = 256 << 10;
 const ID_BYTES: usize = 20;
 /// Buffers of one request; header and status come on top.
 const SEGMENTS_MAX: u32 = 126;
+/// Bytes of one buffer, so that a whole request is a chain that is served.
+const SEGMENT_BYTES_MAX: u32 = 1 << 20;
+const _: () = assert!(SEGMENTS_MAX as u64 * SEGMENT_BYTES_MAX as u64 + SECTOR <= CHAIN_BYTES_MAX);
 /// Sectors of one discard or write zeroes segment.
 const RANGE_SECTORS_MAX: u32 = 1 << 22;
 
+const F_SIZE_MAX: u64 = 1 << 1;
 const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
 const F_BLK_SIZE: u64 = 1 << 6;
@@ -128,7 +131,7 @@ impl Block {
         let mut header = [0; size_of::<Header>()];
         reader.read_exact(&mut header).map_err(|_| malformed("a header of less than 16 bytes"))?;
         let room = writer.available_bytes().checked_sub(1).ok_or(malformed("no room for a status"))?;
-        let mut status = writer.split_at(room).map_err(|_| malformed("no room for a status"))?;
+        let mut status = writer.split_off(room).ok_or(malformed("no room for a status"))?;
         let result = self.execute(&zerocopy::transmute!(header), &mut reader, &mut writer);
         let code = result.err().map_or(0, |failure| failure as u8);
         status.write_all(&[code]).map_err(|_| malformed("no room for a status"))?;
@@ -241,7 +244,7 @@ impl Device for Block {
     fn info(&self) -> DeviceInfo {
         let config = Config {
             capacity: self.sectors.into(),
-            size_max: 0.into(),
+            size_max: SEGMENT_BYTES_MAX.into(),
             seg_max: SEGMENTS_MAX.into(),
             geometry: [0; 4],
             blk_size: (SECTOR as u32).into(),
@@ -262,13 +265,18 @@ impl Device for Block {
             name: "block",
             class: 0x01_8000,
             queue_sizes: &[128],
-            features: F_SEG_MAX | F_BLK_SIZE | F_FLUSH | writable,
+            features: F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH | writable,
             config: config.as_bytes().to_vec(),
         }
     }
 
     fn queue_ready(&mut self, index: usize, queues: &mut Queues) -> Result<(), DeviceError> {
         queues.drain(index, |queues, chain| self.request(queues, chain).map(Some))
+    }
+
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        let synced = if self.readonly { Ok(()) } else { self.file.sync_data() };
+        synced.map_err(|source| DeviceError::Host { what: "flushing the disk", source })
     }
 }
 

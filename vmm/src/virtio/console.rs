@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 
-use super::queue::Chain;
+use super::chain::Chain;
 use super::{Device, DeviceError, DeviceInfo, Queues};
 use crate::devices::backend::{Input, Output};
 
@@ -26,7 +26,7 @@ impl Console {
         Self { output, input, blocked: false }
     }
 
-    /// Copies one chain of output. Output that the host cannot take is lost, as with a terminal that is gone.
+    /// Copies one chain of output. Waits as long as its sink does for a slow reader.
     fn transmit(output: &mut Output, queues: &Queues, chain: &Chain) -> Result<Option<usize>, DeviceError> {
         let mut reader = queues.reader(chain)?;
         let mut bytes = [0; CHUNK];
@@ -108,6 +108,7 @@ impl Device for Console {
 mod tests {
     use super::super::queue::tests::Driver;
     use super::*;
+    use crate::output::sink::Sink;
     use std::fs::File;
     use std::io::Seek;
 
@@ -115,11 +116,13 @@ mod tests {
     fn what_the_guest_writes_arrives_in_order() {
         let mut file = tempfile::tempfile().unwrap();
         let (mut driver, mut queues) = Driver::new(2);
-        let mut console = Console::new(Output::File(file.try_clone().unwrap()), None);
+        let sink = Sink::new("test", file.try_clone().unwrap()).unwrap();
+        let mut console = Console::new(Output::raw(sink.clone()), None);
         driver.offer(TRANSMIT, &[b"hello", b", "], &[]);
         driver.offer(TRANSMIT, &[b"world"], &[]);
         console.queue_ready(TRANSMIT, &mut queues).unwrap();
         assert_eq!(driver.returned(TRANSMIT), [0, 0]);
+        sink.finish();
         let mut text = String::new();
         file.rewind().unwrap();
         file.read_to_string(&mut text).unwrap();
@@ -131,7 +134,7 @@ mod tests {
         let (reader, mut writer) = io::pipe().unwrap();
         let (mut driver, mut queues) = Driver::new(2);
         let input = Input::File(File::from(std::os::fd::OwnedFd::from(reader)));
-        let mut console = Console::new(Output::Null, Some(input));
+        let mut console = Console::new(Output::null(), Some(input));
         writer.write_all(b"ls\n").unwrap();
         assert!(console.host_fd().is_some());
         console.host_ready(&mut queues).unwrap();

@@ -27,6 +27,8 @@ pub struct DeviceInfo {
 pub enum DeviceError {
     #[error("queue {queue}: {source}")]
     Queue { queue: usize, source: virtio_queue::Error },
+    #[error("queue {queue}: {source}")]
+    Memory { queue: usize, source: vm_memory::GuestMemoryError },
     #[error("queue {queue}: a malformed request: {reason}")]
     Malformed { queue: usize, reason: &'static str },
     #[error("{what}: {source}")]
@@ -52,6 +54,11 @@ pub trait Device: Send {
         Ok(())
     }
 
-    /// The driver reset the device: forget what was between them.
+    /// The guest has ended: whatever was acknowledged is to outlive this process, and its host if it can.
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// The driver reset the device, or is gone: forget what was between them.
     fn reset(&mut self) {}
 }

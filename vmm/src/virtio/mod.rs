@@ -5,6 +5,7 @@
 //! [`queue::Queues`], which refuses what the guest did not share.
 
 pub mod block;
+mod chain;
 pub mod console;
 mod device;
 mod queue;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT, Reader, Writer};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
+use super::chain::{Chain, Reader, Writer};
 use super::device::DeviceError;
 use crate::memory::DeviceMemory;
 use crate::pci::Msix;
@@ -60,12 +61,6 @@ impl Interrupts {
     }
 }
 
-/// A chain of buffers that the driver made available.
-pub struct Chain {
-    queue: usize,
-    chain: DescriptorChain<Arc<DeviceMemory>>,
-}
-
 /// The queues of a running device.
 pub struct Queues {
     memory: Arc<DeviceMemory>,
@@ -83,27 +78,26 @@ impl Queues {
     pub fn pop(&mut self, index: usize) -> Result<Option<Chain>, DeviceError> {
         let Some(queue) = self.queues.get_mut(index).filter(|queue| queue.ready()) else { return Ok(None) };
         let mut available = queue.iter(self.memory.clone()).map_err(|source| error(index, source))?;
-        Ok(available.next().map(|chain| Chain { queue: index, chain }))
+        let Some(head) = available.next().map(|chain| chain.head_index()) else { return Ok(None) };
+        Chain::read(&self.memory, queue, index, head).map(Some)
     }
 
     /// What the driver wrote into a chain. Refuses buffers that are not shared.
     pub fn reader<'a>(&'a self, chain: &Chain) -> Result<Reader<'a>, DeviceError> {
-        Reader::new(&*self.memory, chain.chain.clone()).map_err(|source| error(chain.queue, source))
+        chain.reader(&self.memory)
     }
 
     /// What the device may write into a chain. Refuses buffers that are not shared.
     pub fn writer<'a>(&'a self, chain: &Chain) -> Result<Writer<'a>, DeviceError> {
-        Writer::new(&*self.memory, chain.chain.clone()).map_err(|source| error(chain.queue, source))
+        chain.writer(&self.memory)
     }
 
     /// Gives a chain back with `written` bytes in it.
     pub fn push(&mut self, chain: &Chain, written: usize) -> Result<(), DeviceError> {
-        let index = chain.queue;
+        let index = chain.queue();
         let Some(queue) = self.queues.get_mut(index) else { return Ok(()) };
         let written = u32::try_from(written).unwrap_or(u32::MAX);
-        queue
-            .add_used(&*self.memory, chain.chain.head_index(), written)
-            .map_err(|source| error(index, source))
+        queue.add_used(&*self.memory, chain.head(), written).map_err(|source| error(index, source))
     }
 
     /// Interrupts the driver if it wants to hear of chains given back.
@@ -216,6 +210,22 @@ pub mod tests {
             (driver, device)
         }
 
+        /// Makes a chain available whose descriptors are these: address, length, flags, next.
+        pub fn offer_raw(&mut self, queue: usize, descriptors: &[(u64, u32, u16, u16)]) {
+            let (desc, avail, _) = rings(queue);
+            for (slot, &(address, len, flags, next)) in (desc..).step_by(16).zip(descriptors) {
+                let descriptor = u128::from(address)
+                    | u128::from(len) << 64
+                    | u128::from(flags) << 96
+                    | u128::from(next) << 112;
+                self.memory.write_slice(&descriptor.to_le_bytes(), GuestAddress(slot)).unwrap();
+            }
+            let entry = GuestAddress(avail + 4 + 2 * u64::from(self.next[queue] % SIZE));
+            self.memory.write_obj(0u16, entry).unwrap();
+            self.next[queue] += 1;
+            self.memory.write_obj(self.next[queue], GuestAddress(avail + 2)).unwrap();
+        }
+
         /// Makes a chain available: buffers to read with their contents, then buffers to write of some sizes.
         /// Returns where the writable ones are.
         pub fn offer(&mut self, queue: usize, readable: &[&[u8]], writable: &[usize]) -> Vec<u64> {
@@ -277,6 +287,39 @@ pub mod tests {
         let chain = queues.pop(0).unwrap().unwrap();
         let error = queues.reader(&chain).err().unwrap().to_string();
         assert!(error.contains("guest memory 0x40000..0x40006 is not shared with the host"), "{error}");
+    }
+
+    const INDIRECT: u16 = 4;
+
+    #[test]
+    fn chains_that_the_specification_forbids_break_the_device() {
+        let looped: Vec<_> = (0..SIZE).map(|at| (BUFFERS, 16, NEXT, (at + 1) % SIZE)).collect();
+        let long: Vec<_> =
+            (0..4).map(|at| (BUFFERS, 1 << 26, if at == 3 { 0 } else { NEXT }, at + 1)).collect();
+        for (descriptors, reason) in [
+            (vec![(BUFFERS, 32, INDIRECT, 0)], "indirect"),
+            (vec![(BUFFERS, 16, NEXT, 1), (BUFFERS, 32, INDIRECT, 0)], "indirect"),
+            (looped, "more descriptors than the queue"),
+            (vec![(BUFFERS, 16, NEXT, SIZE)], "outside of the table"),
+            (vec![(BUFFERS, 16, NEXT | WRITE, 1), (BUFFERS, 16, 0, 0)], "readable buffer behind a writable"),
+            (long, "more than"),
+        ] {
+            let (mut driver, mut queues) = Driver::new(1);
+            driver.offer_raw(0, &descriptors);
+            let error = queues.pop(0).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(reason), "{reason}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_chain_says_is_read_once() {
+        let (mut driver, mut queues) = Driver::new(1);
+        driver.offer(0, &[b"good"], &[8]);
+        let chain = queues.pop(0).unwrap().unwrap();
+        // The driver changes its mind.
+        driver.offer_raw(0, &[(BUFFERS, 1 << 30, INDIRECT, 0)]);
+        assert_eq!(queues.reader(&chain).unwrap().available_bytes(), 4);
+        assert_eq!(queues.writer(&chain).unwrap().available_bytes(), 8);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use virtio_queue::{Queue, QueueT};
@@ -10,10 +11,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Device, DeviceInfo};
 use super::queue::{Interrupts, NO_VECTOR, Queues};
-use super::worker::{self, Job, Worker};
-use crate::devices::GuestLog;
+use super::worker::{self, Job, Stopped, Worker};
 use crate::devices::msi::MsiSink;
 use crate::memory::DeviceMemory;
+use crate::output::GuestLog;
 use crate::pci::{Capability, ConfigSpace, Function, Identity, MSIX_CAPABILITY_BYTES, Msix};
 
 /// Size of the BAR that holds all of it.
@@ -37,6 +38,9 @@ const F_EVENT_IDX: u64 = 1 << 29;
 const F_VERSION_1: u64 = 1 << 32;
 const F_ACCESS_PLATFORM: u64 = 1 << 33;
 
+/// How long a processor that resets a device waits for the device's thread. Afterwards the driver does.
+const RESET_WAIT: Duration = Duration::from_millis(200);
+
 const STATUS_DRIVER_OK: u8 = 4;
 const STATUS_FEATURES_OK: u8 = 8;
 const STATUS_NEEDS_RESET: u8 = 64;
@@ -45,6 +49,9 @@ const STATUS_NEEDS_RESET: u8 = 64;
 enum Place {
     Idle(Box<dyn Device>),
     Running(Worker),
+    /// The driver reset it, and its thread has not noticed yet: it may be at the host's slow disk. The status stays what it was
+    /// until it has (virtio 1.2, 4.1.4.3.2: the driver waits for 0).
+    Stopping(Worker),
     /// Lost with its thread.
     Gone,
 }
@@ -75,7 +82,8 @@ pub struct VirtioPci {
     msix_at: u16,
     pci_cfg_at: u16,
     state: Mutex<State>,
-    log: GuestLog,
+    /// One for the guest's life: a reset does not make it new.
+    log: Arc<GuestLog>,
 }
 
 /// A vendor capability that points into BAR 0 (virtio 1.2, 4.1.4).
@@ -123,7 +131,7 @@ impl VirtioPci {
             features: info.features | F_VERSION_1 | F_EVENT_IDX | platform,
             interrupts: Arc::new(Interrupts::new(msix.clone(), count)),
             kicks: Arc::new(worker::kicks(count)?),
-            log: GuestLog::new(info.name),
+            log: Arc::new(GuestLog::new(info.name)),
             memory: Arc::new(memory),
             vm,
             msix,
@@ -148,13 +156,28 @@ impl VirtioPci {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops the device's thread, for the end of the guest.
-    pub fn shut_down(&self) {
-        self.reset(&mut self.state());
+    /// What it is, for people.
+    pub fn name(&self) -> String {
+        format!("virtio-{}", self.info.name)
+    }
+
+    /// The guest has ended: the device's thread is to serve what it was given, and to end. Waits at most for `time`; tells
+    /// whether it has.
+    pub fn finish(&self, time: Duration) -> bool {
+        let mut state = self.state();
+        self.unregister_kicks(&mut state);
+        match &state.place {
+            Place::Running(worker) | Place::Stopping(worker) => {
+                worker.finish();
+                !matches!(worker.wait(time), Stopped::NotYet)
+            }
+            Place::Idle(_) | Place::Gone => true,
+        }
     }
 
     fn common_read(&self, offset: u64, data: &mut [u8]) {
-        let state = self.state();
+        let mut state = self.state();
+        self.settle(&mut state, Duration::ZERO);
         let value = self.common_register(&state, offset & !3);
         let from = value.to_le_bytes();
         data.fill(0);
@@ -248,6 +271,10 @@ impl VirtioPci {
         if status == 0 {
             return self.reset(state);
         }
+        self.settle(state, Duration::ZERO);
+        if let Place::Stopping(_) = state.place {
+            return; // a reset is not over yet
+        }
         let gained = status & !state.status;
         state.status |= status & !STATUS_NEEDS_RESET;
         if gained & STATUS_FEATURES_OK != 0 && !self.acceptable(state.driver_features) {
@@ -265,14 +292,9 @@ impl VirtioPci {
     }
 
     fn start(&self, state: &mut State) {
-        let Place::Idle(_) = state.place else { return };
         let mut queues = state.queues.clone_ready();
-        let invalid = queues.iter().position(|queue| queue.ready() && !queue.is_valid(&*self.memory));
-        if state.status & STATUS_FEATURES_OK == 0 || invalid.is_some() {
-            let rings = invalid.and_then(|index| queues.get(index));
-            let at =
-                rings.map_or([0; 3], |queue| [queue.desc_table(), queue.avail_ring(), queue.used_ring()]);
-            self.log.warn(&format_args!("the driver's queue is not in shared memory: rings at {at:#x?}"));
+        if let Err(refused) = self.may_start(state, &queues) {
+            self.log.warn(&refused);
             return self.interrupts.need_reset();
         }
         let event_idx = state.driver_features & F_EVENT_IDX != 0;
@@ -282,6 +304,7 @@ impl VirtioPci {
             queues: Queues::new(self.memory.clone(), queues, self.interrupts.clone()),
             kicks: self.kicks.clone(),
             interrupts: self.interrupts.clone(),
+            log: self.log.clone(),
         };
         let Place::Idle(device) = std::mem::replace(&mut state.place, Place::Gone) else { return };
         state.place = match Worker::start(device, job) {
@@ -294,18 +317,52 @@ impl VirtioPci {
         };
     }
 
+    /// Whether the driver has done what must be done before DRIVER_OK (virtio 1.2, 3.1.1).
+    fn may_start(&self, state: &State, queues: &[Queue]) -> Result<(), String> {
+        if !matches!(state.place, Place::Idle(_)) {
+            return Err("the device is lost: its thread died".into());
+        }
+        if state.status & STATUS_FEATURES_OK == 0 {
+            return Err("the driver set DRIVER_OK without FEATURES_OK".into());
+        }
+        match queues.iter().find(|queue| queue.ready() && !queue.is_valid(&*self.memory)) {
+            None => Ok(()),
+            Some(queue) => {
+                let at = [queue.desc_table(), queue.avail_ring(), queue.used_ring()];
+                Err(format!("the driver's queue is not in shared memory: rings at {at:#x?}")
+                    .replace('\n', ""))
+            }
+        }
+    }
+
     fn reset(&self, state: &mut State) {
         self.unregister_kicks(state);
         state.place = match std::mem::replace(&mut state.place, Place::Gone) {
-            Place::Running(worker) => match worker.stop() {
-                Some(mut device) => {
-                    device.reset();
-                    Place::Idle(device)
-                }
-                None => Place::Gone,
-            },
+            Place::Running(worker) => {
+                worker.stop();
+                Place::Stopping(worker)
+            }
             other => other,
         };
+        self.settle(state, RESET_WAIT);
+        if !matches!(state.place, Place::Stopping(_)) {
+            self.clear(state);
+        }
+    }
+
+    /// Waits at most for `time` for a reset that is under way, and completes it.
+    fn settle(&self, state: &mut State, time: Duration) {
+        let Place::Stopping(worker) = &state.place else { return };
+        state.place = match worker.wait(time) {
+            Stopped::NotYet => return,
+            Stopped::Device(device) => Place::Idle(device),
+            Stopped::Lost => Place::Gone,
+        };
+        self.clear(state);
+    }
+
+    /// The registers as after a reset.
+    fn clear(&self, state: &mut State) {
         state.status = 0;
         state.driver_features = 0;
         (state.feature_select, state.driver_feature_select, state.queue_select) = (0, 0, 0);

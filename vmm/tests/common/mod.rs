@@ -15,6 +15,65 @@ pub fn cloister(arguments: &[&str]) -> Output {
     command.stdin(std::process::Stdio::null()).output().expect("the binary starts")
 }
 
+/// The command that runs `cloister run` with `arguments`, to be started and sent signals. A guard of its own ends it where the guest does
+/// not.
+pub fn command(arguments: &[&str]) -> Command {
+    let launcher = std::env::var("CLOISTER_TEST_LAUNCHER").unwrap_or_default();
+    let mut words = launcher.split_whitespace().chain([env!("CARGO_BIN_EXE_cloister"), "run"]);
+    let mut command = Command::new(words.next().expect("a program"));
+    command.args(words).args(arguments).stdin(std::process::Stdio::null());
+    command
+}
+
+/// A started `cloister run`, which is killed if a test leaves it.
+pub struct Running(pub std::process::Child);
+
+impl Running {
+    /// Sends a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.0.id().to_string()]).status();
+        assert!(sent.expect("kill").success());
+    }
+
+    /// Its exit code, if it ends within a minute.
+    pub fn code(&mut self) -> Option<i32> {
+        for _ in 0..6000 {
+            if let Some(status) = self.0.try_wait().expect("a child") {
+                return status.code();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("it does not end");
+    }
+
+    /// What it said on a standard error that is a pipe, once it has ended.
+    pub fn stderr(&mut self) -> String {
+        let mut said = String::new();
+        let mut pipe = self.0.stderr.take().expect("a pipe");
+        std::io::Read::read_to_string(&mut pipe, &mut said).expect("text");
+        said
+    }
+
+    /// Waits until `ready` holds, for a minute.
+    pub fn until(&mut self, mut ready: impl FnMut() -> bool) {
+        for _ in 0..6000 {
+            if ready() {
+                return;
+            }
+            assert!(self.0.try_wait().expect("a child").is_none(), "it ended before");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("it does not come to that");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Standard error without what the launcher says.
 pub fn stderr(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
@@ -93,6 +152,12 @@ impl Asm {
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);
         self
+    }
+
+    /// `jmp` back to the begin of the ROM, so that what it holds goes on for ever.
+    pub fn again(self) -> Self {
+        let back = -(self.0.len() as i16 + 3);
+        self.bytes(&[0xe9]).bytes(&back.to_le_bytes())
     }
 
     /// Powers the machine off.

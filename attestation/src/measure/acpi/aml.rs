@@ -132,6 +132,8 @@ pub fn dsdt(table: &mut [u8]) -> Option<usize> {
     const UART_16550: [u8; 4] = pnp(0x0501);
     const CONFIG_PORT: u16 = 0xCF8;
     const COM1_PORT: u16 = 0x3F8;
+    const CMOS_CLOCK: [u8; 4] = pnp(0x0B00);
+    const CMOS_PORT: u16 = 0x70;
     const COM1_GSI: u32 = 4;
 
     let mut aml = Aml { buffer: table, at: size_of::<Header>() };
@@ -148,6 +150,12 @@ pub fn dsdt(table: &mut [u8]) -> Option<usize> {
             aml.eisa_id(b"_HID", UART_16550)?;
             aml.named_byte(b"_UID", 0)?;
             aml.resources(&[&io(COM1_PORT, 8), &interrupt(COM1_GSI)])
+        })?;
+        // Without an interrupt: it tells the time, and has no alarm.
+        aml.device(b"RTC0", |aml| {
+            aml.eisa_id(b"_HID", CMOS_CLOCK)?;
+            aml.named_byte(b"_UID", 0)?;
+            aml.resources(&[&io(CMOS_PORT, 2)])
         })
     })?;
     aml.name(b"_S5_")?;

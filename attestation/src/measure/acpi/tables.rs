@@ -145,14 +145,13 @@ impl Fadt {
     const SLEEP_BUTTON_IS_DEVICE: u32 = 1 << 5;
     const RESET_REGISTER: u32 = 1 << 10;
     const HARDWARE_REDUCED: u32 = 1 << 20;
-    /// IAPC_BOOT_ARCH: no VGA to probe, no CMOS clock; no 8042 either, as its bit is clear.
+    /// IAPC_BOOT_ARCH: no VGA to probe. There is a CMOS clock, as the bit that denies it is clear, and no 8042, as its bit is clear, too.
     const NO_VGA: u16 = 1 << 2;
-    const NO_CMOS_CLOCK: u16 = 1 << 5;
 
     /// The machine model, with the DSDT at `dsdt`.
     pub fn new(dsdt: u64) -> Self {
         Self {
-            boot_architecture: U16::new(Self::NO_VGA | Self::NO_CMOS_CLOCK),
+            boot_architecture: U16::new(Self::NO_VGA),
             flags: U32::new(
                 Self::WBINVD
                     | Self::POWER_BUTTON_IS_DEVICE

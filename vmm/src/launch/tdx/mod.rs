@@ -30,6 +30,7 @@ use crate::config::{TdIdentity, VmConfig};
 use crate::hostile::Hostile;
 use crate::layout::PAGE_SIZE;
 use crate::memory::ram_ranges;
+use crate::output::file::OutputFile;
 
 /// x87 and SSE: what every TD has.
 const XFAM_LEGACY: u64 = 0b11;
@@ -49,11 +50,15 @@ pub fn missing(kvm: &Kvm) -> Option<&'static str> {
 }
 
 /// The whole launch.
-pub(super) fn launch(kvm: &Kvm, config: &VmConfig) -> Result<Guest, LaunchError> {
+pub(super) fn launch(
+    kvm: &Kvm,
+    config: &VmConfig,
+    transcript: Option<&mut OutputFile>,
+) -> Result<Guest, LaunchError> {
     let tdvf = Tdvf::parse(&config.firmware)?;
     let plan = LaunchPlan::new(&tdvf)?;
-    if let Some(path) = &config.transcript {
-        write_json(path, &LaunchTranscript::new(&tdvf, &plan, PageOrder::PageByPage))?;
+    if let Some(file) = transcript {
+        write_json(file, &LaunchTranscript::new(&tdvf, &plan, PageOrder::PageByPage))?;
     }
     let launch = Launch::<New>::create(kvm, config, &plan)?;
     launch.measure(&plan, config)?.finalize()

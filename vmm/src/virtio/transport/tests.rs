@@ -16,12 +16,16 @@ struct Rig {
 }
 
 fn rig() -> Rig {
+    rig_with(Box::new(Rng))
+}
+
+fn rig_with(device: Box<dyn Device>) -> Rig {
     let ranges = ram_ranges(1 << 20);
     let shared = Arc::new(SharedPages::new(&ranges));
     shared.set(0..0x10_0000, true);
     let memory = DeviceMemory::confidential(map_ram(&ranges).unwrap(), shared.clone());
     let sent = Arc::new(Recorder::default());
-    let function = VirtioPci::new(Box::new(Rng), BAR, memory.clone(), None, sent.clone()).unwrap();
+    let function = VirtioPci::new(device, BAR, memory.clone(), None, sent.clone()).unwrap();
     Rig { function, sent, memory, shared }
 }
 
@@ -68,7 +72,7 @@ impl Rig {
 
     fn served(&self) -> bool {
         (0..500).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
             self.memory.read_obj::<u16>(GuestAddress(0x3002)).unwrap() == 1
         })
     }
@@ -121,7 +125,7 @@ fn a_started_device_serves_interrupts_and_restarts() {
         rig.write(NOTIFY.start, 2, 0);
         assert!(rig.served());
         while rig.sent.take().is_empty() {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(rig.read(ISR.start, 1), 1);
         assert_eq!(rig.read(ISR.start, 1), 0, "reading clears it");
@@ -148,7 +152,7 @@ fn rings_in_private_memory_break_the_device_and_a_reset_mends_it() {
     assert!(rig.negotiate(GOOD));
     rig.start();
     assert!(rig.served());
-    rig.function.shut_down();
+    assert!(rig.function.finish(Duration::from_secs(60)));
 }
 
 #[test]
@@ -177,4 +181,79 @@ fn no_access_to_the_bar_panics() {
             }
         }
     }
+}
+
+/// A device that hangs in the host until it is let go.
+struct Stuck(std::sync::mpsc::Receiver<()>);
+
+impl Device for Stuck {
+    fn info(&self) -> DeviceInfo {
+        Rng.info()
+    }
+
+    fn queue_ready(&mut self, _: usize, _: &mut Queues) -> Result<(), crate::virtio::DeviceError> {
+        self.0
+            .recv()
+            .map_err(|_| crate::virtio::DeviceError::Malformed { queue: 0, reason: "let go for good" })
+    }
+}
+
+#[test]
+fn a_device_that_hangs_in_the_host_holds_neither_the_processor_that_resets_it_nor_the_end() {
+    let (let_go, stuck) = std::sync::mpsc::channel();
+    let rig = rig_with(Box::new(Stuck(stuck)));
+    assert!(rig.negotiate(GOOD));
+    rig.start();
+    rig.write(0x14, 1, 0);
+    assert_ne!(rig.read(0x14, 1), 0, "the reset is not over");
+    rig.write(0x14, 1, 1);
+    assert_eq!(rig.read(0x14, 1), 1 | 2 | 8 | 4, "and nothing else begins");
+    assert!(!rig.function.finish(Duration::from_millis(1)), "the guest's end does not wait for ever");
+    drop(let_go);
+    while rig.read(0x14, 1) != 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(rig.negotiate(GOOD), "the driver goes on");
+}
+
+#[test]
+fn what_the_guest_put_into_a_queue_before_its_end_is_served() {
+    let rig = rig();
+    assert!(rig.negotiate(GOOD));
+    rig.start();
+    assert!(rig.served());
+    // Once more the same chain, and the guest ends before it can kick.
+    rig.memory.write_obj(2u16, GuestAddress(0x2002)).unwrap();
+    assert!(rig.function.finish(Duration::from_secs(60)));
+    assert_eq!(rig.memory.read_obj::<u16>(GuestAddress(0x3002)).unwrap(), 2);
+}
+
+#[test]
+fn a_device_says_no_more_after_each_reset() {
+    let rig = rig();
+    let mut breaks = 0;
+    while breaks < 40 {
+        assert!(rig.negotiate(GOOD));
+        // A descriptor beyond memory: the device breaks, says so, and is reset.
+        rig.memory.write_slice(&[0; 0x1000], GuestAddress(0x3000)).unwrap();
+        rig.start();
+        rig.memory.write_slice(&u128::MAX.to_le_bytes(), GuestAddress(0x1000)).unwrap();
+        rig.memory.write_obj(2u16, GuestAddress(0x2002)).unwrap();
+        rig.write(NOTIFY.start, 2, 0);
+        while rig.read(0x14, 1) as u8 & STATUS_NEEDS_RESET == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        rig.write(0x14, 1, 0);
+        breaks += 1;
+    }
+    assert_eq!(rig.function.log.said(), 17, "sixteen, and that there will be no more");
+}
+
+#[test]
+fn a_driver_that_skips_a_step_is_told_which() {
+    let rig = rig();
+    rig.write(0x14, 1, 1 | 2 | 4);
+    assert_ne!(rig.read(0x14, 1) as u8 & STATUS_NEEDS_RESET, 0);
+    let state = rig.function.state();
+    assert!(rig.function.may_start(&state, &[]).unwrap_err().contains("FEATURES_OK"));
 }

@@ -1,12 +1,16 @@
 //! One connection between a guest's stream and a unix socket: credit, buffering, half-closing.
 //!
 //! The guest may only send what it was given credit for, so that what waits for a slow host is bounded; and it gets only
-//! what it gave credit for.
+//! what it gave credit for. The two directions end apart: an error in one does not cost what is under way in the other.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use crate::sys::poll;
 
 use super::packet::{PAYLOAD_MAX, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, op};
 
@@ -22,6 +26,8 @@ enum State {
     Open,
     /// The guest is to be told that it is over.
     Broken,
+    /// The guest knows that it is over; the host has yet to take what the guest sent.
+    Lingering,
     /// To be forgotten.
     Gone,
 }
@@ -49,13 +55,15 @@ pub struct Connection {
     state: State,
     /// The host's port, told to the host once the guest accepted.
     announce: Option<u32>,
+    /// What is left of telling it.
+    announcing: Vec<u8>,
     /// REQUEST or RESPONSE that the guest has yet to get.
     hello: Option<u16>,
     /// The stream may have something to read.
     readable: bool,
-    /// The host sends no more, and the guest was told.
-    host_ended: bool,
-    shutdown_due: bool,
+    /// What the host will not do any more, as SHUTDOWN flags, and what of that the guest is yet to be told.
+    host_ended: u32,
+    shutdown_due: u32,
     /// What the guest will not do any more, as SHUTDOWN flags.
     guest_ended: u32,
     /// From the guest, waiting for the host.
@@ -78,10 +86,11 @@ impl Connection {
             stream,
             state,
             announce,
+            announcing: Vec::new(),
             hello: Some(hello),
             readable: true,
-            host_ended: false,
-            shutdown_due: false,
+            host_ended: 0,
+            shutdown_due: 0,
             guest_ended: 0,
             waiting: VecDeque::new(),
             forwarded: 0,
@@ -136,15 +145,20 @@ impl Connection {
         match (op, self.state) {
             (op::RESPONSE, State::Asking) => {
                 self.state = State::Open;
-                let announced =
-                    self.announce.take().map(|port| self.stream.write_all(format!("OK {port}\n").as_bytes()));
-                if announced.is_some_and(|written| written.is_err()) {
-                    self.break_off();
-                }
+                self.announcing =
+                    self.announce.take().map_or(String::new(), |port| format!("OK {port}\n")).into();
+                self.flush();
                 Ok(())
             }
             (op::RST, _) => {
-                self.state = State::Gone;
+                self.state = if self.waiting.is_empty() { State::Gone } else { State::Lingering };
+                Ok(())
+            }
+            // It was on its way when the guest was told that the host takes no more.
+            (op::RW, State::Open)
+                if self.host_ended & SHUTDOWN_RECEIVE != 0 && self.guest_ended & SHUTDOWN_SEND == 0 =>
+            {
+                self.forwarded = self.forwarded.wrapping_add(payload.len() as u32);
                 Ok(())
             }
             (op::RW, State::Open) if self.guest_ended & SHUTDOWN_SEND == 0 => {
@@ -158,6 +172,10 @@ impl Connection {
             }
             (op::SHUTDOWN, State::Open) => {
                 self.guest_ended |= flags & (SHUTDOWN_RECEIVE | SHUTDOWN_SEND);
+                if self.guest_ended & SHUTDOWN_RECEIVE != 0 {
+                    // Fails where the host has gone. Else it learns at its next write.
+                    let _ = self.stream.shutdown(Shutdown::Read);
+                }
                 self.flush();
                 Ok(())
             }
@@ -166,25 +184,19 @@ impl Connection {
                 self.credit_asked = true;
                 Ok(())
             }
-            (_, State::Broken | State::Gone) => Ok(()),
+            (_, State::Broken | State::Lingering | State::Gone) => Ok(()),
             _ => Err(Violation),
         }
     }
 
-    /// Gives the host what waits for it.
+    /// Gives the host what waits for it; then ends what the guest has ended.
     fn flush(&mut self) {
-        while !self.waiting.is_empty() {
-            let (front, _) = self.waiting.as_slices();
-            match self.stream.write(front) {
-                Ok(0) => return self.break_off(),
-                Ok(written) => {
-                    self.waiting.drain(..written);
-                    self.forwarded = self.forwarded.wrapping_add(written as u32);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.break_off(),
-            }
+        self.write_out();
+        if !self.waiting.is_empty() || !self.announcing.is_empty() {
+            return;
+        }
+        if self.state == State::Lingering {
+            self.state = State::Gone;
         }
         if self.guest_ended & SHUTDOWN_SEND != 0 {
             // Fails where the host has gone, which the next read notices.
@@ -196,6 +208,43 @@ impl Connection {
         }
     }
 
+    fn write_out(&mut self) {
+        loop {
+            let (front, credited) = match self.announcing.as_slice() {
+                [] => (self.waiting.as_slices().0, true),
+                line => (line, false),
+            };
+            if front.is_empty() {
+                return;
+            }
+            match self.stream.write(front) {
+                Ok(0) => return self.host_takes_no_more(0),
+                Ok(written) if credited => {
+                    self.waiting.drain(..written);
+                    self.forwarded = self.forwarded.wrapping_add(written as u32);
+                }
+                Ok(written) => drop(self.announcing.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.host_takes_no_more(0),
+            }
+        }
+    }
+
+    /// The host reads no more, so what waits for it is of no use. What it has sent still is. `more`: what else it does no more.
+    fn host_takes_no_more(&mut self, more: u32) {
+        self.forwarded = self.forwarded.wrapping_add(self.waiting.len() as u32);
+        self.waiting.clear();
+        self.announcing.clear();
+        self.host_ends(SHUTDOWN_RECEIVE | more);
+    }
+
+    /// What the host does no more, which the guest is told once.
+    fn host_ends(&mut self, flags: u32) {
+        self.shutdown_due |= flags & !self.host_ended;
+        self.host_ended |= flags;
+    }
+
     /// The next packet for the guest, its payload read into `buffer`.
     pub fn next(&mut self, buffer: &mut [u8]) -> Option<Outgoing> {
         let (op, flags, len) = self.next_op(buffer)?;
@@ -205,7 +254,7 @@ impl Connection {
 
     fn next_op(&mut self, buffer: &mut [u8]) -> Option<(u16, u32, u32)> {
         match self.state {
-            State::Gone => return None,
+            State::Gone | State::Lingering => return None,
             State::Broken => return Some(self.reset()),
             State::Asking | State::Open => {}
         }
@@ -221,8 +270,8 @@ impl Connection {
         if self.state == State::Broken {
             return Some(self.reset());
         }
-        if std::mem::take(&mut self.shutdown_due) {
-            return Some((op::SHUTDOWN, SHUTDOWN_SEND, 0));
+        if self.shutdown_due != 0 {
+            return Some((op::SHUTDOWN, std::mem::take(&mut self.shutdown_due), 0));
         }
         if std::mem::take(&mut self.credit_asked)
             || self.forwarded.wrapping_sub(self.forwarded_told) > BUFFER_BYTES / 2
@@ -242,7 +291,8 @@ impl Connection {
 
     /// Reads from the host, as much as buffer and credit allow.
     fn read(&mut self, buffer: &mut [u8]) -> Option<u32> {
-        if !self.readable || self.host_ended || self.guest_ended & SHUTDOWN_RECEIVE != 0 {
+        if !self.readable || self.host_ended & SHUTDOWN_SEND != 0 || self.guest_ended & SHUTDOWN_RECEIVE != 0
+        {
             return None;
         }
         let room = buffer.len().min(PAYLOAD_MAX).min(self.credit() as usize);
@@ -254,16 +304,33 @@ impl Connection {
         }
         loop {
             match self.stream.read(buffer.get_mut(..room).unwrap_or_default()) {
-                Ok(0) => (self.host_ended, self.shutdown_due) = (true, true),
+                Ok(0) => self.host_ends(SHUTDOWN_SEND),
                 Ok(read) => {
                     self.sent = self.sent.wrapping_add(read as u32);
                     return Some(read as u32);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Err(_) => self.break_off(),
+                // Everything that it sent was read; it closed without reading what it got.
+                Err(_) => self.host_takes_no_more(SHUTDOWN_SEND),
             }
             return None;
+        }
+    }
+
+    /// Whether it is there for the host only.
+    pub fn is_lingering(&self) -> bool {
+        self.state == State::Lingering
+    }
+
+    /// The guest has ended: gives the host what waits for it, at most until `until`.
+    pub fn finish(&mut self, until: Instant) {
+        while !self.waiting.is_empty() && !self.is_gone() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || poll::writable_within(self.stream.as_raw_fd(), left).is_err() {
+                return;
+            }
+            self.flush();
         }
     }
 
@@ -374,6 +441,105 @@ mod tests {
         let mut answer = String::new();
         host.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "answer");
+    }
+
+    #[test]
+    fn a_host_that_does_not_read_still_delivers_what_it_sent() {
+        // It asked, wrote, and closed before the guest accepted: the answer to it has no reader.
+        let (ours, mut host) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut connection = Connection::asked(ours, 77);
+        assert_eq!(next(&mut connection), Some((op::REQUEST, vec![])));
+        host.write_all(b"one way").unwrap();
+        drop(host);
+        connection.receive(op::RESPONSE, 0, &[]).unwrap();
+        connection.take_credit(1000, 0);
+        connection.stream_ready();
+        assert_eq!(next(&mut connection), Some((op::RW, b"one way".to_vec())));
+        let mut buffer = [0; 8];
+        let packets: Vec<_> = std::iter::from_fn(|| connection.next(&mut buffer)).collect();
+        let flags = packets.iter().fold(0, |flags, packet| flags | packet.flags);
+        assert!(packets.iter().all(|packet| packet.op == op::SHUTDOWN));
+        assert_eq!(flags, SHUTDOWN_SEND | SHUTDOWN_RECEIVE);
+    }
+
+    #[test]
+    fn a_host_that_stops_reading_is_told_to_the_guest_and_its_data_still_comes() {
+        let (mut connection, mut host) = open(1000);
+        host.shutdown(Shutdown::Read).unwrap();
+        connection.receive(op::RW, 0, b"nobody reads this").unwrap();
+        host.write_all(b"but this is read").unwrap();
+        connection.stream_ready();
+        let mut buffer = [0; 100];
+        let packets: Vec<_> = std::iter::from_fn(|| connection.next(&mut buffer)).collect();
+        assert_eq!(
+            packets.iter().filter(|packet| packet.op == op::RW).map(|packet| packet.len).sum::<u32>(),
+            16
+        );
+        let shutdown = packets.iter().find(|packet| packet.op == op::SHUTDOWN).unwrap();
+        assert_eq!(shutdown.flags, SHUTDOWN_RECEIVE);
+        assert_eq!(packets.last().unwrap().fwd_cnt, 17, "its credit comes back");
+        connection.receive(op::RW, 0, b"on its way").unwrap();
+        host.shutdown(Shutdown::Write).unwrap();
+        connection.stream_ready();
+        let last = connection.next(&mut buffer).unwrap();
+        assert_eq!((last.op, last.flags, last.fwd_cnt), (op::SHUTDOWN, SHUTDOWN_SEND, 27));
+    }
+
+    /// More than a socket's buffer holds, within the guest's credit.
+    fn fill(connection: &mut Connection) -> Vec<u8> {
+        let chunk: Vec<u8> = (0..16u32 << 10).map(|at| (at / 7) as u8).collect();
+        let mut sent = Vec::new();
+        while connection.waiting.is_empty() {
+            connection.receive(op::RW, 0, &chunk).unwrap();
+            sent.extend_from_slice(&chunk);
+        }
+        sent
+    }
+
+    #[test]
+    fn a_guest_that_writes_and_leaves_is_heard_to_the_end() {
+        for orderly in [true, false] {
+            let (mut connection, mut host) = open(1000);
+            let sent = fill(&mut connection);
+            if orderly {
+                connection.receive(op::SHUTDOWN, SHUTDOWN_SEND | SHUTDOWN_RECEIVE, &[]).unwrap();
+                let told = std::iter::from_fn(|| next(&mut connection));
+                assert!(
+                    told.into_iter().all(|(op, _)| op == op::CREDIT_UPDATE),
+                    "the host is yet to take it"
+                );
+            }
+            // Linux waits 8 s for the answer to its shutdown, and then resets.
+            connection.receive(op::RST, 0, &[]).unwrap();
+            assert!(connection.is_lingering() && next(&mut connection).is_none());
+            let mut got = vec![0; sent.len()];
+            let reader = std::thread::spawn(move || {
+                host.read_exact(&mut got).unwrap();
+                got
+            });
+            while connection.is_lingering() {
+                connection.stream_ready();
+            }
+            assert!(connection.is_gone());
+            drop(connection);
+            assert!(reader.join().unwrap() == sent);
+        }
+    }
+
+    #[test]
+    fn what_waits_when_the_guest_ends_still_goes_out_unless_nobody_reads() {
+        let (mut connection, mut host) = open(1000);
+        let sent = fill(&mut connection);
+        connection.finish(Instant::now());
+        assert!(!connection.waiting.is_empty());
+        let mut got = vec![0; sent.len()];
+        let reader = std::thread::spawn(move || {
+            host.read_exact(&mut got).unwrap();
+            got
+        });
+        connection.finish(Instant::now() + std::time::Duration::from_secs(60));
+        assert!(connection.waiting.is_empty() && reader.join().unwrap() == sent);
     }
 
     #[test]

@@ -3,21 +3,26 @@
 //! A guest that connects to port P of CID 2 reaches whoever listens at `PATH_P`. A host program that connects to `PATH` and
 //! sends `CONNECT P\n` reaches the guest's port P and is answered `OK <host port>\n`.
 
+mod calls;
 mod connection;
 mod packet;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use zerocopy::IntoBytes;
 
-use super::queue::Chain;
+use super::chain::Chain;
 use super::{Device, DeviceError, DeviceInfo, Queues};
 use crate::config::VsockArgs;
+use crate::sys::listener::SocketFile;
+use crate::sys::socket::connect_unix;
+use calls::{Call, Calls};
 use connection::{BUFFER_BYTES, Connection};
 use packet::{HEADER_BYTES, HOST_CID, Header, PAYLOAD_MAX, Ports, TYPE_STREAM, op};
 
@@ -29,22 +34,16 @@ const EVENT: usize = 2;
 const CONNECTIONS_MAX: usize = 256;
 /// Host programs that have not said yet where they want to go.
 const HANDSHAKES_MAX: usize = 64;
+/// Connections of which only the host has something left; the oldest give way.
+const LINGERING_MAX: usize = 64;
+/// How long the host's programs may take to read what is left when the guest has ended.
+const FINISH_TIME: Duration = Duration::from_secs(2);
 /// Resets for connections that do not exist, waiting for the guest's buffers.
 const RESETS_MAX: usize = 64;
 /// `CONNECT 4294967295\n`
 const HANDSHAKE_BYTES_MAX: usize = 19;
 /// Ports of host ends start here.
 const HOST_PORT_FIRST: u32 = 1 << 30;
-
-/// The socket file, for as long as the device.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Nothing is left to do about a file that somebody else removed.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
 
 /// A host program that is saying where it wants to go.
 struct Handshake {
@@ -56,9 +55,13 @@ struct Handshake {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Token {
     Listener,
+    Timer,
     Handshake(u32),
     Connection(Ports),
 }
+
+/// Identifiers of handshakes end before this.
+const TIMER: u32 = u32::MAX - 1;
 
 impl Token {
     // Host ports of handshakes are taken from the same counter, so the guest port tells the kinds apart only with
@@ -66,6 +69,7 @@ impl Token {
     fn data(self) -> u64 {
         match self {
             Self::Listener => u64::MAX,
+            Self::Timer => u64::MAX - 1,
             Self::Handshake(id) => u64::MAX << 32 | u64::from(id),
             Self::Connection(ports) => u64::from(ports.guest) << 32 | u64::from(ports.host),
         }
@@ -74,6 +78,7 @@ impl Token {
     fn from_data(data: u64) -> Self {
         match ((data >> 32) as u32, data as u32) {
             (u32::MAX, u32::MAX) => Self::Listener,
+            (u32::MAX, TIMER) => Self::Timer,
             (u32::MAX, id) => Self::Handshake(id),
             (guest, host) => Self::Connection(Ports { guest, host }),
         }
@@ -83,10 +88,13 @@ impl Token {
 /// The device.
 pub struct Vsock {
     cid: u64,
+    path: PathBuf,
     socket: SocketFile,
-    listener: UnixListener,
     epoll: Epoll,
+    calls: Calls,
     connections: BTreeMap<Ports, Connection>,
+    /// Connections that the guest has forgotten, and whose host ends have not yet taken all that it sent.
+    lingering: VecDeque<(Ports, Connection)>,
     handshakes: BTreeMap<u32, Handshake>,
     resets: VecDeque<Ports>,
     next_host_port: u32,
@@ -94,29 +102,37 @@ pub struct Vsock {
     /// Whose turn it is.
     turn: Option<Ports>,
     buffer: Vec<u8>,
+    /// Payload of the packet that is being taken; kept for its allocation.
+    incoming: Vec<u8>,
 }
 
 impl Vsock {
     /// Listens at the socket's path.
     pub fn open(args: &VsockArgs) -> io::Result<Self> {
-        let listener = UnixListener::bind(&args.socket)?;
-        let socket = SocketFile(args.socket.clone());
-        listener.set_nonblocking(true)?;
+        let socket = SocketFile::bind(&args.socket)?;
         let epoll = Epoll::new()?;
-        let event = EpollEvent::new(EventSet::IN, Token::Listener.data());
-        epoll.ctl(ControlOperation::Add, listener.as_raw_fd(), event)?;
+        let calls = Calls::new()?;
+        for (fd, token) in
+            [(socket.listener.as_raw_fd(), Token::Listener), (calls.timer().as_raw_fd(), Token::Timer)]
+        {
+            let event = EpollEvent::new(EventSet::IN, token.data());
+            epoll.ctl(ControlOperation::Add, fd, event)?;
+        }
         Ok(Self {
             cid: u64::from(args.cid),
+            path: args.socket.clone(),
             socket,
-            listener,
             epoll,
+            calls,
             connections: BTreeMap::new(),
+            lingering: VecDeque::new(),
             handshakes: BTreeMap::new(),
             resets: VecDeque::new(),
             next_host_port: HOST_PORT_FIRST,
             next_handshake: 0,
             turn: None,
             buffer: vec![0; PAYLOAD_MAX],
+            incoming: Vec::new(),
         })
     }
 
@@ -148,14 +164,18 @@ impl Vsock {
                 if connection.receive(operation, header.flags.get(), payload).is_err() {
                     connection.break_off();
                 }
-            }
-            None if operation == op::REQUEST => match self.connect(ports) {
-                Ok(mut connection) => {
-                    connection.take_credit(header.buf_alloc.get(), header.fwd_cnt.get());
-                    self.connections.insert(ports, connection);
+                if connection.is_lingering() {
+                    self.lingering.extend(self.connections.remove_entry(&ports));
+                    if self.lingering.len() > LINGERING_MAX {
+                        self.lingering.pop_front();
+                    }
                 }
-                Err(_) => self.refuse(operation, ports),
-            },
+            }
+            // Whatever else the guest says to a call ends it.
+            None if self.calls.remove(ports) => self.refuse(operation, ports),
+            None if operation == op::REQUEST => {
+                self.call(Call::new(ports, header.buf_alloc.get(), header.fwd_cnt.get()));
+            }
             None => self.refuse(operation, ports),
         }
         self.connections.retain(|_, connection| !connection.is_gone());
@@ -168,25 +188,40 @@ impl Vsock {
         }
     }
 
-    /// The host's end of a connection that the guest asks for.
-    fn connect(&self, ports: Ports) -> io::Result<Connection> {
-        if self.connections.len() >= CONNECTIONS_MAX {
-            return Err(io::Error::other("too many connections"));
+    /// Connects the guest to a listener of the host, at once or, where the listener is busy, soon.
+    fn call(&mut self, call: Call) {
+        let ports = call.ports;
+        if self.connections.len() + self.calls.len() >= CONNECTIONS_MAX {
+            return self.refuse(op::REQUEST, ports);
         }
-        let mut path = self.socket.0.clone().into_os_string();
+        match self.connect(ports) {
+            Ok(mut connection) => {
+                connection.take_credit(call.buffer, call.forwarded);
+                self.connections.insert(ports, connection);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !call.is_over() => {
+                self.calls.add(call);
+            }
+            Err(_) => self.refuse(op::REQUEST, ports),
+        }
+    }
+
+    /// The host's end of a connection that the guest asks for. Does not wait.
+    fn connect(&self, ports: Ports) -> io::Result<Connection> {
+        let mut path = self.path.clone().into_os_string();
         path.push(format!("_{}", ports.host));
-        let stream = UnixStream::connect(path)?;
+        let stream = connect_unix(Path::new(&path))?;
         self.watch(&stream, Token::Connection(ports))?;
         Ok(Connection::accepted(stream))
     }
 
     fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        while let Ok((stream, _)) = self.socket.listener.accept() {
             if self.handshakes.len() >= HANDSHAKES_MAX {
                 continue; // dropped, which the program sees
             }
             let id = self.next_handshake;
-            self.next_handshake = (id + 1) % u32::MAX;
+            self.next_handshake = (id + 1) % TIMER;
             if self.watch(&stream, Token::Handshake(id)).is_ok() {
                 self.handshakes.insert(id, Handshake { stream, line: Vec::new() });
                 self.shake_hands(id);
@@ -276,15 +311,17 @@ impl Vsock {
             if self.resets.len() >= RESETS_MAX {
                 return Ok(None);
             }
-            let (header, payload) = read_packet(queues, chain)?;
+            let mut payload = std::mem::take(&mut self.incoming);
+            let header = read_packet(queues, chain, &mut payload)?;
             self.hear(&header, &payload);
+            self.incoming = payload;
             Ok(Some(0))
         })
     }
 }
 
-/// A packet of the guest: its header and as much payload as it says.
-fn read_packet(queues: &Queues, chain: &Chain) -> Result<(Header, Vec<u8>), DeviceError> {
+/// A packet of the guest: its header, and into `payload` as much as that says.
+fn read_packet(queues: &Queues, chain: &Chain, payload: &mut Vec<u8>) -> Result<Header, DeviceError> {
     let malformed = |reason| DeviceError::Malformed { queue: TRANSMIT, reason };
     let mut reader = queues.reader(chain)?;
     let mut header = [0; HEADER_BYTES];
@@ -294,9 +331,9 @@ fn read_packet(queues: &Queues, chain: &Chain) -> Result<(Header, Vec<u8>), Devi
     if len > PAYLOAD_MAX || len > reader.available_bytes() {
         return Err(malformed("a length beyond the buffers"));
     }
-    let mut payload = vec![0; len];
-    reader.read_exact(&mut payload).map_err(|_| malformed("a length beyond the buffers"))?;
-    Ok((header, payload))
+    payload.resize(len, 0);
+    reader.read_exact(payload).map_err(|_| malformed("a length beyond the buffers"))?;
+    Ok(header)
 }
 
 impl Handshake {
@@ -362,11 +399,17 @@ impl Device for Vsock {
         for event in events.iter().take(count) {
             match Token::from_data(event.data()) {
                 Token::Listener => self.accept(),
+                Token::Timer => self.calls.take().into_iter().for_each(|call| self.call(call)),
                 Token::Handshake(id) => self.shake_hands(id),
                 Token::Connection(ports) => {
-                    if let Some(connection) = self.connections.get_mut(&ports) {
-                        connection.stream_ready();
-                    }
+                    let lingering = self.lingering.iter_mut().filter(|(of, _)| *of == ports);
+                    let lingering = lingering.map(|(_, connection)| connection);
+                    self.connections
+                        .get_mut(&ports)
+                        .into_iter()
+                        .chain(lingering)
+                        .for_each(Connection::stream_ready);
+                    self.lingering.retain(|(_, connection)| !connection.is_gone());
                 }
             }
         }
@@ -376,7 +419,16 @@ impl Device for Vsock {
         self.fill(queues)
     }
 
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        let until = Instant::now() + FINISH_TIME;
+        let lingering = self.lingering.iter_mut().map(|(_, connection)| connection);
+        self.connections.values_mut().chain(lingering).for_each(|connection| connection.finish(until));
+        Ok(())
+    }
+
     fn reset(&mut self) {
+        self.lingering.clear();
+        self.calls.take();
         self.connections.clear();
         self.handshakes.clear();
         self.resets.clear();

@@ -3,6 +3,7 @@
 use super::super::queue::tests::Driver;
 use super::packet::{SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::*;
+use std::os::unix::net::UnixListener;
 use zerocopy::{FromBytes, FromZeros};
 
 const CID: u32 = 7;
@@ -177,6 +178,44 @@ fn a_guest_that_takes_no_answers_is_not_listened_to() {
         rig.driver.returned(TRANSMIT);
     }
     assert_eq!(rig.vsock.resets.len(), RESETS_MAX);
+}
+
+/// A listener whose queue is full, and the connections that fill it.
+fn busy_listener(rig: &Rig, port: u32) -> (UnixListener, Vec<UnixStream>) {
+    let listener = rig.listen(port);
+    // SAFETY: the descriptor is a listening socket; this shortens its queue.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+    let path = rig.dir.path().join(format!("v_{port}"));
+    let queue = (0..16).map_while(|_| connect_unix(&path).ok()).collect();
+    (listener, queue)
+}
+
+#[test]
+fn a_listener_whose_queue_is_full_delays_nobody_and_is_reached_once_it_accepts() {
+    let mut rig = rig();
+    let (listener, queue) = busy_listener(&rig, 5000);
+    rig.send(5000, op::REQUEST, 0, &[]);
+    // Other connections go on meanwhile.
+    rig.send(6000, op::REQUEST, 0, &[]);
+    let (refused, _) = rig.expect(op::RST);
+    assert_eq!(refused.src_port.get(), 6000);
+    queue.iter().for_each(|_| drop(listener.accept().unwrap()));
+    let (response, _) = std::iter::repeat_with(|| rig.receive()).find_map(|packet| packet).unwrap();
+    assert_eq!((response.op.get(), response.src_port.get()), (op::RESPONSE, 5000));
+    assert!(listener.accept().is_ok() && rig.vsock.calls.len() == 0);
+}
+
+#[test]
+fn a_listener_that_never_accepts_is_a_reset_in_the_end() {
+    let mut rig = rig();
+    let _busy = busy_listener(&rig, 5000);
+    rig.send(5000, op::REQUEST, 0, &[]);
+    let (reset, _) = std::iter::repeat_with(|| rig.receive()).find_map(|packet| packet).unwrap();
+    assert_eq!((reset.op.get(), reset.src_port.get()), (op::RST, 5000));
+    // A guest that gives up first is not answered.
+    rig.send(5000, op::REQUEST, 0, &[]);
+    rig.send(5000, op::RST, 0, &[]);
+    assert!(rig.vsock.calls.len() == 0 && rig.receive().is_none());
 }
 
 #[test]

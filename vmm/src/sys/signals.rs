@@ -1,4 +1,4 @@
-//! Signals: SIGINT and SIGTERM end a guest in order, a real-time signal kicks vCPU threads out of KVM.
+//! Signals: those that ask a process to end end a guest in order, a real-time signal kicks vCPU threads out of KVM.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -23,19 +23,41 @@ pub fn install_kick_handler() -> io::Result<()> {
     }
 }
 
-/// SIGINT and SIGTERM as a file descriptor.
+/// What ends a guest in order.
+const STOP: [(libc::c_int, &str); 4] = [
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGQUIT, "SIGQUIT"),
+];
+
+/// Whether this process was started with `signal` ignored, as `nohup` does with SIGHUP.
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: all zeros is a valid sigaction, which the call fills; nothing is set.
+    let action = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut action);
+        action
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
+/// The signals that end a guest, as a file descriptor.
 #[derive(Debug)]
 pub struct StopSignals(OwnedFd);
 
 impl StopSignals {
-    /// Blocks the signals in this thread and all that it will start, and collects them here.
+    /// Blocks the signals in this thread and all that it will start, and collects them here. A hangup that whoever
+    /// started this process wanted ignored stays so.
     pub fn block() -> io::Result<Self> {
+        let wanted = |signal: libc::c_int| signal != libc::SIGHUP || !is_ignored(signal);
         // SAFETY: all zeros is a valid sigset_t, which sigemptyset then initialises; the calls only write to it.
         let set = unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut set);
-            libc::sigaddset(&mut set, libc::SIGINT);
-            libc::sigaddset(&mut set, libc::SIGTERM);
+            for (signal, _) in STOP.into_iter().filter(|&(signal, _)| wanted(signal)) {
+                libc::sigaddset(&mut set, signal);
+            }
             set
         };
         // SAFETY: `set` is initialised; the old mask is not asked for.
@@ -57,11 +79,10 @@ impl StopSignals {
         let size = size_of_val(&info);
         // SAFETY: `info` has room for `size` bytes.
         let read = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
-        match read {
-            n if n == size as isize && info.ssi_signo == libc::SIGINT as u32 => Some("SIGINT"),
-            n if n == size as isize => Some("SIGTERM"),
-            _ => None,
+        if read != size as isize {
+            return None;
         }
+        STOP.iter().find(|(signal, _)| *signal as u32 == info.ssi_signo).map(|(_, name)| *name)
     }
 }
 
