@@ -1,5 +1,9 @@
 //! `softkvm`: runs a command with the software machine in place of `/dev/kvm` and `/dev/sev`.
 
+mod program;
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -13,8 +17,9 @@ use softkvm::uapi::tee::{STATE_VARIABLE, TEE_VARIABLE};
 
 /// Run a VMM on a software machine that answers KVM's ioctls, with AMD SEV-SNP or Intel TDX.
 ///
-/// The command must be dynamically linked: a library is preloaded into it. Nothing that it launches is confidential, and
-/// no verifier trusts its reports unless told to.
+/// The command must be dynamically linked with glibc: a library is preloaded into it, and a command for which that cannot be is
+/// refused. Nothing that it launches is confidential, and no verifier trusts its reports unless told to. A program can tell that
+/// it runs here by the environment variable SOFTKVM_TEE, which is none, snp or tdx.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -126,7 +131,12 @@ fn launch(run: &Run) -> Result<(), String> {
             "tdx"
         }
     };
+    program::check(program).map_err(|error| error.to_string())?;
     let library = library()?;
+    eprintln!(
+        "softkvm: an emulated machine ({}) answers for /dev/kvm: nothing in it is confidential",
+        describe(run.tee)
+    );
     let mut preload = library.into_os_string();
     if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|v| !v.is_empty()) {
         preload.push(":");
@@ -136,6 +146,28 @@ fn launch(run: &Run) -> Result<(), String> {
     command.args(arguments).env("LD_PRELOAD", preload).env(TEE_VARIABLE, tee);
     // Returns only if it fails.
     Err(format!("cannot run {}: {}", program.to_string_lossy(), command.exec()))
+}
+
+fn describe(tee: Tee) -> &'static str {
+    match tee {
+        Tee::None => "without a TEE; --tee snp or tdx for one",
+        Tee::Snp => "AMD SEV-SNP; --tee tdx for Intel's",
+        Tee::Tdx => "Intel TDX; --tee snp for AMD's",
+    }
+}
+
+/// Effective user and group.
+fn ids() -> (u32, u32) {
+    // SAFETY: neither call has preconditions.
+    unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
+/// Whether a file has capabilities of its own.
+fn has_capabilities(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    let name = c"security.capability";
+    // SAFETY: both are NUL-terminated, and a size of 0 asks for the length only.
+    unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) > 0 }
 }
 
 /// `libsoftkvm.so` beside this executable, or where distributions would put it.

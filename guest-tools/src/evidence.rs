@@ -10,6 +10,7 @@ use cloister_attestation::{snp, tdx};
 use cloister_kbs::{SnpEvidence, TdxEvidence, Tee};
 
 use crate::system;
+use crate::tsm::{self, Configfs, Entry};
 
 /// What proves this guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +29,10 @@ pub struct Evidence {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No interface.
-    #[error("this kernel offers no evidence: neither {TSM} nor {SEV_GUEST} exists (modules: tsm, sev-guest)")]
+    #[error(
+        "this kernel offers no evidence: neither {} nor {SEV_GUEST} exists (modules: tsm, sev-guest)",
+        tsm::BASE
+    )]
     NoInterface,
     /// The interface failed.
     #[error("{path}: {source}")]
@@ -49,12 +53,11 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// Somebody else used the same entry.
-    #[error("the report was overwritten while it was read")]
-    Raced,
+    /// The kernel's interface has none to give.
+    #[error(transparent)]
+    Tsm(#[from] tsm::Error),
 }
 
-const TSM: &str = "/sys/kernel/config/tsm/report";
 const SEV_GUEST: &str = "/dev/sev-guest";
 /// The event log of a TD's firmware, as the kernel shows the area that ACPI's CCEL table points to.
 const CCEL: &str = "/sys/firmware/acpi/tables/data/CCEL";
@@ -152,15 +155,15 @@ impl Evidence {
 
 /// Which TEE this guest runs in, before it is asked for evidence.
 pub fn tee() -> Result<Tee, Error> {
-    if Path::new(TSM).is_dir() {
-        return Ok(Entry::create()?.provider()?.tee);
+    if Path::new(tsm::BASE).is_dir() {
+        return Ok(provider(&Entry::create(&Configfs)?)?.tee);
     }
     if Path::new(SEV_GUEST).exists() { Ok(SNP.tee) } else { Err(Error::NoInterface) }
 }
 
 /// A report or quote over `data`.
 pub fn get(data: &[u8; 64]) -> Result<Evidence, Error> {
-    if Path::new(TSM).is_dir() {
+    if Path::new(tsm::BASE).is_dir() {
         from_tsm(data)
     } else if Path::new(SEV_GUEST).exists() {
         let (report, certificate_table) = system::sev_guest_report(SEV_GUEST, data)
@@ -171,55 +174,19 @@ pub fn get(data: &[u8; 64]) -> Result<Evidence, Error> {
     }
 }
 
-/// An entry of configfs-tsm, removed when it is no longer needed (Documentation/ABI/testing/configfs-tsm).
-struct Entry(PathBuf);
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        // Left behind, it costs the kernel a few bytes.
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-impl Entry {
-    fn create() -> Result<Self, Error> {
-        let path = Path::new(TSM).join(format!("cloister-{}", std::process::id()));
-        fs::create_dir(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        Ok(Self(path))
-    }
-
-    fn provider(&self) -> Result<&'static Provider, Error> {
-        let name = self.read_text("provider")?;
-        [&SNP, &TDX].into_iter().find(|provider| provider.name == name).ok_or(Error::Provider(name))
-    }
-
-    fn read(&self, attribute: &str) -> Result<Vec<u8>, Error> {
-        let path = self.0.join(attribute);
-        fs::read(&path).map_err(|source| Error::Io { path, source })
-    }
-
-    fn read_text(&self, attribute: &str) -> Result<String, Error> {
-        Ok(String::from_utf8_lossy(&self.read(attribute)?).trim().to_owned())
-    }
-}
-
 fn from_tsm(data: &[u8; 64]) -> Result<Evidence, Error> {
-    let entry = Entry::create()?;
-    let provider = entry.provider()?;
-    let before = entry.read_text("generation")?;
-    let inblob = entry.0.join("inblob");
-    fs::write(&inblob, data).map_err(|source| Error::Io { path: inblob, source })?;
-    let report = entry.read("outblob")?;
-    // Neither has to exist: a verifier that needs it says so.
+    let entry = Entry::create(&Configfs)?;
+    let provider = provider(&entry)?;
+    let tsm::Blobs { out, aux } = entry.evidence(data)?;
     let auxiliary = match provider.tee {
+        // Need not exist: a verifier that needs it says so.
         Tee::Tdx => fs::read(CCEL).unwrap_or_default(),
-        _ => entry.read("auxblob").unwrap_or_default(),
+        _ => aux,
     };
-    // One write happened: ours. Another one would mean that the report is over somebody else's data.
-    let (before, after) = (before.parse::<u64>(), entry.read_text("generation")?.parse::<u64>());
-    match (before, after) {
-        (Ok(before), Ok(after)) if after == before.wrapping_add(1) => {}
-        _ => return Err(Error::Raced),
-    }
-    Evidence::new(provider, report, auxiliary, "configfs-tsm")
+    Evidence::new(provider, out, auxiliary, "configfs-tsm")
+}
+
+fn provider(entry: &Entry<'_, Configfs>) -> Result<&'static Provider, Error> {
+    let name = entry.provider()?;
+    [&SNP, &TDX].into_iter().find(|provider| provider.name == name).ok_or(Error::Provider(name))
 }

@@ -14,6 +14,7 @@ mod kbs;
 mod proof;
 mod system;
 mod transport;
+mod tsm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

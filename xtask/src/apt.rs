@@ -25,6 +25,11 @@ impl Apt {
         if let Some(found) = look(&machine)? {
             return Ok((machine, found));
         }
+        Self::find_in(suites, look)
+    }
+
+    /// As [`Apt::find`], with the machine's own left out.
+    pub fn find_in<T>(suites: &[&str], look: impl Fn(&Self) -> Result<Option<T>>) -> Result<(Self, T)> {
         let mirror = mirror().context("the machine's apt sources name no Debian mirror")?;
         for suite in suites {
             let apt = Self::private(&paths::cache().join("apt").join(suite), &mirror, suite)?;

@@ -10,18 +10,20 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cpio::Archive;
 use crate::kernel::Kernel;
+use crate::modules::Wanted;
 use crate::{command, modules, paths, progress};
 
-/// What the guest loads: reports, their encryption, disks, vsock, randomness.
-const MODULES: [&str; 8] = [
-    "gcm",
-    "ghash-generic",
-    "sev-guest",
-    "tdx-guest",
-    "virtio_blk",
-    "vmw_vsock_virtio_transport",
-    "virtio-rng",
-    "configfs",
+/// What the guest loads: reports, disks, vsock, randomness, and the encryption of reports where it is a module (a library
+/// since Linux 6.13). Kernels before 6.7 have no configfs-tsm, nor a driver for quotes.
+const MODULES: [Wanted<'_>; 8] = [
+    Wanted::IfThere("gcm"),
+    Wanted::IfThere("ghash-generic"),
+    Wanted::Needed("sev-guest"),
+    Wanted::IfThere("tdx-guest"),
+    Wanted::IfThere("virtio_blk"),
+    Wanted::Needed("vmw_vsock_virtio_transport"),
+    Wanted::IfThere("virtio-rng"),
+    Wanted::IfThere("configfs"),
 ];
 
 /// Builds the initramfs; its path.

@@ -1,10 +1,12 @@
 //! Kernel modules: found by name, decompressed, in an order in which they can be loaded.
 //!
-//! A kernel package that was unpacked and not installed has no `modules.dep`; each module names what it depends on.
+//! A kernel package that was unpacked and not installed has no `modules.dep`; each module names what it depends on. What is
+//! built in, the package's `modules.builtin` says. Which of both a driver is, and whether there is one of that name at all, differs
+//! from kernel to kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -20,25 +22,54 @@ pub struct Module {
     pub bytes: Vec<u8>,
 }
 
-/// The modules with these names and all that they depend on, dependencies first.
-pub fn collect(directory: &Path, names: &[&str]) -> Result<Vec<Module>> {
+/// A driver that somebody wants.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// Without it there is nothing to do.
+    Needed(&'a str),
+    /// Kernels that do without it have no module of that name.
+    IfThere(&'a str),
+}
+
+/// The wanted modules that are not built in, and all that they depend on, dependencies first.
+pub fn collect(directory: &Path, wanted: &[Wanted<'_>]) -> Result<Vec<Module>> {
+    let unreadable = || format!("cannot read modules in {}", directory.display());
     let mut files = BTreeMap::new();
-    index(directory, &mut files)
-        .with_context(|| format!("cannot read modules in {}", directory.display()))?;
+    index(directory, &mut files).with_context(unreadable)?;
+    let builtin = builtin(directory).with_context(unreadable)?;
     let mut collected = Vec::new();
-    for name in names {
-        add(&normal(name), &files, &mut collected, &mut Vec::new())?;
+    for wanted in wanted {
+        let (Wanted::Needed(name) | Wanted::IfThere(name)) = wanted;
+        let name = normal(name);
+        let there = files.contains_key(&name);
+        let absent = matches!(wanted, Wanted::IfThere(_)) || builtin.contains(&name);
+        if there || !absent {
+            add(&name, &files, &builtin, &mut collected, &mut Vec::new())?;
+        }
     }
     Ok(collected)
+}
+
+/// Names of the drivers in the kernel itself. A tree without the list is taken to have none.
+fn builtin(directory: &Path) -> Result<BTreeSet<String>> {
+    match fs::read_to_string(directory.join("modules.builtin")) {
+        Ok(list) => {
+            let names = list.lines().filter_map(|line| line.rsplit('/').next()?.strip_suffix(".ko"));
+            Ok(names.map(normal).collect())
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn add(
     name: &str,
     files: &BTreeMap<String, PathBuf>,
+    builtin: &BTreeSet<String>,
     collected: &mut Vec<Module>,
     path: &mut Vec<String>,
 ) -> Result<()> {
-    if collected.iter().any(|module| module.name == name) {
+    if builtin.contains(name) || collected.iter().any(|module| module.name == name) {
         return Ok(());
     }
     if path.iter().any(|above| above == name) {
@@ -48,7 +79,7 @@ fn add(
     let bytes = read(file).with_context(|| format!("cannot read {}", file.display()))?;
     path.push(name.to_owned());
     for dependency in dependencies(&bytes).with_context(|| format!("{} is no module", file.display()))? {
-        add(&dependency, files, collected, path)?;
+        add(&dependency, files, builtin, collected, path)?;
     }
     path.pop();
     collected.push(Module { name: name.to_owned(), bytes });
@@ -138,7 +169,8 @@ mod tests {
     fn dependencies_come_first_and_once() {
         let tree =
             tree(&[("sev-guest", "tsm"), ("tsm", "configfs"), ("configfs", ""), ("other", "configfs")]);
-        let modules = collect(tree.path(), &["sev-guest", "other", "tsm"]).unwrap();
+        let wanted = ["sev-guest", "other", "tsm"].map(Wanted::Needed);
+        let modules = collect(tree.path(), &wanted).unwrap();
         let names: Vec<_> = modules.iter().map(|module| module.name.as_str()).collect();
         assert_eq!(names, ["configfs", "tsm", "sev_guest", "other"]);
         assert_eq!(modules[0].bytes, module(""));
@@ -147,7 +179,21 @@ mod tests {
     #[test]
     fn missing_and_circular_modules_are_refused() {
         let tree = tree(&[("a", "b"), ("b", "a"), ("c", "gone")]);
-        assert!(collect(tree.path(), &["a"]).unwrap_err().to_string().contains("depend on each other"));
-        assert!(collect(tree.path(), &["c"]).unwrap_err().to_string().contains("no module gone"));
+        let refused = |wanted| collect(tree.path(), &[wanted]).unwrap_err().to_string();
+        assert!(refused(Wanted::Needed("a")).contains("depend on each other"));
+        assert!(refused(Wanted::Needed("c")).contains("no module gone"));
+        assert!(refused(Wanted::IfThere("c")).contains("no module gone"), "what is there must be whole");
+        assert!(refused(Wanted::Needed("d")).contains("no module d"));
+    }
+
+    #[test]
+    fn the_kernel_says_what_it_has_built_in_and_what_it_does_without() {
+        let tree = tree(&[("gcm", "ghash_generic,gf128mul"), ("gf128mul", "")]);
+        let list = "kernel/crypto/ghash-generic.ko\nkernel/fs/configfs/configfs.ko\n";
+        fs::write(tree.path().join("modules.builtin"), list).unwrap();
+        let wanted = [Wanted::Needed("configfs"), Wanted::IfThere("gone"), Wanted::IfThere("gcm")];
+        let modules = collect(tree.path(), &wanted).unwrap();
+        let names: Vec<_> = modules.iter().map(|module| module.name.as_str()).collect();
+        assert_eq!(names, ["gf128mul", "gcm"]);
     }
 }

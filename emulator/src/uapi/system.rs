@@ -34,7 +34,20 @@ fn create_vm(machine: usize) -> Result<i32, Errno> {
         kvm_bindings::KVM_X86_SW_PROTECTED_VM => VmType::SwProtected,
         kvm_bindings::KVM_X86_SNP_VM if tee::snp_offered() => VmType::Snp,
         kvm_bindings::KVM_X86_TDX_VM if tee::tdx_offered() => VmType::Tdx,
-        _ => return Err(Errno::EINVAL),
+        other => {
+            // KVM's answer says nothing more, and it is the launcher's option that decides.
+            let wanted = match other {
+                kvm_bindings::KVM_X86_SNP_VM => Some("snp"),
+                kvm_bindings::KVM_X86_TDX_VM => Some("tdx"),
+                _ => None,
+            };
+            if let Some(wanted) = wanted {
+                crate::note_once!(
+                    "this machine has another TEE: start it with `softkvm --tee {wanted} -- …`"
+                );
+            }
+            return Err(Errno::EINVAL);
+        }
     };
     let fd = fds::memfd(c"kvm-vm", 0)?;
     Ok(fds::publish(fd, Object::Vm(Vm::new(vm_type))))
