@@ -12,6 +12,12 @@ use core::ops::Range;
 pub const LOW_RAM_MAX: u64 = 0xc000_0000;
 /// Where RAM continues above the 32-bit hole.
 pub const HIGH_RAM: u64 = 1 << 32;
+/// RAM ends here at the latest: what the firmware's page tables map.
+pub const RAM_END_MAX: u64 = 512 << 30;
+/// The smallest machine that the firmware can do anything with.
+pub const MEMORY_MIN: u64 = 16 << 20;
+/// The largest: up to [`RAM_END_MAX`], without the hole below 4 GiB.
+pub const MEMORY_MAX: u64 = LOW_RAM_MAX + (RAM_END_MAX - HIGH_RAM);
 
 /// Where `bytes` of guest RAM lie: below the 32-bit hole, the rest above 4 GiB. Ranges may be empty.
 pub const fn ram_ranges(bytes: u64) -> [Range<u64>; 2] {

@@ -26,6 +26,7 @@ pub struct E820Entry {
 const _: () = assert!(size_of::<E820Entry>() == 20);
 // The linker script's table of addresses is by itself; the VMM and the verifier have the machine's.
 const _: () = assert!(RAM_BELOW_4G_END == abi::LOW_RAM_MAX && RAM_ABOVE_4G == abi::HIGH_RAM);
+const _: () = assert!(RAM_END_MAX == abi::RAM_END_MAX);
 
 impl E820Entry {
     /// Usable RAM.

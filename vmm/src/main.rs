@@ -23,6 +23,7 @@ mod ending;
 mod hostile;
 mod launch;
 mod layout;
+mod limits;
 mod memory;
 mod outcome;
 mod output;

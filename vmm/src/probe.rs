@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::launch::{self, sev, snp, tdx};
+use crate::limits::CPUS_MAX;
 
 /// The command's flags.
 #[derive(clap::Args)]
@@ -103,7 +104,7 @@ fn probe() -> Report {
     for tee in [&mut plain, &mut snp, &mut tdx] {
         tee.usable = tee.missing.is_empty();
     }
-    let cpus_max = kvm.as_ref().ok().map(kvm_ioctls::Kvm::get_max_vcpus);
+    let cpus_max = kvm.as_ref().ok().map(|kvm| kvm.get_max_vcpus().min(CPUS_MAX as usize));
     Report { version: 1, kvm: kvm.is_ok(), cpus_max, tees: vec![plain, snp, tdx], secure_processor }
 }
 

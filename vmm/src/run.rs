@@ -115,7 +115,7 @@ fn run(mut config: VmConfig) -> Result<Ended, RunError> {
     let log = Arc::new(GuestLog::new("guest"));
     let quotes =
         QuoteBroker::new(config.quote_service.clone(), guest.memory.clone(), msi.clone(), log.clone());
-    let bus = Bus::new([host_bridge].into_iter().chain(functions).collect());
+    let bus = Bus::new([host_bridge].into_iter().chain(functions).collect()).map_err(host("PCI"))?;
     let machine = Arc::new(Machine::new(serial, fw_cfg, ioapic, bus));
     let handler = Arc::new(Handler {
         machine,

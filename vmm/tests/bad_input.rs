@@ -61,6 +61,11 @@ fn unusable_input_is_refused_with_one_line() {
     check(&["--kernel", arg(&kernel), "--initrd", arg(&missing)], "No such file");
     check(&["--disk", &disk], "No such file");
     check(&["--disk", &odd_disk], "whole sectors");
+    let whole = format!("path={}", arg(&good));
+    let disks: Vec<&str> = std::iter::repeat_n(["--disk", &whole], 35).flatten().collect();
+    check(&disks, "35 disks: there is room for 29");
+    check(&["--kernel", "/dev/zero"], "too large");
+    check(&["--memory", "1T"], "16 MiB to 511 GiB");
     check(&["--vsock", &vsock], "exists already");
     check(&["--vsock", "cid=3"], "socket=PATH is missing");
     check(&["--config", arg(&toml)], "line 1");

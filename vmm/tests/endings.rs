@@ -3,8 +3,9 @@
 mod common;
 
 use std::io::Read;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
 use common::{Asm, Running, Scratch, arg, cloister, command, machine_available, stderr};
@@ -147,6 +148,54 @@ fn a_socket_that_a_killed_launch_left_behind_is_replaced() {
     assert!(socket.exists(), "left behind");
     assert_eq!(cloister(&again).status.code(), Some(0));
     assert!(!socket.exists());
+}
+
+/// A new pseudo-terminal: its master and its slave.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let (mut master, mut slave) = (0, 0);
+    let null = std::ptr::null_mut();
+    // SAFETY: both results have room; nothing else is asked for.
+    assert_eq!(unsafe { libc::openpty(&mut master, &mut slave, null, null.cast(), null.cast()) }, 0);
+    // SAFETY: the call above just made these descriptors.
+    unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) }
+}
+
+fn echoes(terminal: &OwnedFd) -> bool {
+    // SAFETY: all zeros is a valid termios, which tcgetattr then fills.
+    unsafe {
+        let mut settings: libc::termios = std::mem::zeroed();
+        assert_eq!(libc::tcgetattr(terminal.as_raw_fd(), &mut settings), 0);
+        settings.c_lflag & libc::ECHO != 0
+    }
+}
+
+#[test]
+fn every_end_leaves_the_terminal_as_it_was() {
+    if !machine_available() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let rom = scratch.file("rom", &Asm::default().bytes(&[0xeb, 0xfe]).rom());
+    for signal in ["TERM", "HUP", "QUIT", "INT"] {
+        let (_master, slave) = terminal();
+        let fixed = ["--tee", "none", "--firmware", arg(&rom), "--memory", "16M", "--serial", "null"];
+        let mut command = command(&fixed);
+        command.stdin(slave.try_clone().unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: both calls are async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0);
+                Ok(())
+            })
+        };
+        assert!(echoes(&slave));
+        let mut running = Running(command.spawn().unwrap());
+        running.until(|| !echoes(&slave));
+        running.signal(signal);
+        assert_eq!(running.code(), Some(1), "SIG{signal}");
+        assert!(echoes(&slave), "SIG{signal}");
+    }
 }
 
 #[test]

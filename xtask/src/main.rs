@@ -16,6 +16,7 @@ mod licences;
 mod measurement;
 mod modules;
 mod paths;
+mod pc;
 mod progress;
 mod purity;
 mod qemu;

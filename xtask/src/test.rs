@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::{book, command, demo, firmware, licences, measurement, paths, purity, qemu};
+use crate::{book, command, demo, firmware, licences, measurement, paths, pc, purity, qemu};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -33,6 +33,7 @@ const CHECKS: &[Check] = &[
     }),
     ("launch measurements", measurement::check),
     ("demo", demo::check),
+    ("clock and resets", pc::check),
     ("QEMU on softkvm", qemu::check),
     ("tests", || {
         let mut tests = cargo(&["test", "--workspace", "--release"]);

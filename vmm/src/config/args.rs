@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::ConfigError;
 use super::units::{Number, Size};
 use crate::hostile::Hostile;
+use crate::limits::SMALL_BYTES_MAX;
 
 /// Which kind of guest to launch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
@@ -117,10 +118,15 @@ impl RunArgs {
     /// Fills what the command line left open from the file that it names.
     pub fn with_config_file(self) -> Result<Self, ConfigError> {
         let Some(path) = self.config.clone() else { return Ok(self) };
-        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
-            what: "config",
-            path: path.clone(),
-            source,
+        let bytes = super::read("config", &path, SMALL_BYTES_MAX)?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line = 1 + error
+                .as_bytes()
+                .iter()
+                .take(error.utf8_error().valid_up_to())
+                .filter(|&&b| b == b'\n')
+                .count();
+            ConfigError::Toml { path: path.clone(), message: format!("line {line}: not UTF-8") }
         })?;
         let file: Self = toml::from_str(&text)
             .map_err(|error| ConfigError::Toml { path, message: one_line(&text, &error) })?;

@@ -10,6 +10,8 @@ mod units;
 pub use args::{Backend, DiskArgs, QuoteService, RunArgs, Tee, VsockArgs};
 pub use images::Kernel;
 
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,15 +19,12 @@ use std::sync::Arc;
 use cloister_attestation::measure::snp::{Rom, RomError};
 
 use crate::hostile::Hostile;
+use crate::limits::{
+    CMDLINE_MAX, CPUS_MAX, FIRMWARE_BYTES_MAX, INITRD_BYTES_MAX, KERNEL_BYTES_MAX, MEMORY_MAX, MEMORY_MIN,
+    PCI_FUNCTIONS_MAX, SMALL_BYTES_MAX,
+};
 use crate::sys::listener;
 
-/// The smallest guest that the firmware can do anything with.
-const MEMORY_MIN: u64 = 16 << 20;
-const MEMORY_MAX: u64 = 1 << 40;
-/// x2APIC identifiers that MSIs without interrupt remapping can address.
-const CPUS_MAX: u32 = 255;
-/// COMMAND_LINE_SIZE of Linux on x86, with the NUL.
-const CMDLINE_MAX: usize = 2048;
 /// The default guest policy: bit 17 must be one, bit 16 allows SMT.
 const DEFAULT_SNP_POLICY: u64 = 0x3_0000;
 const SNP_POLICY_DEBUG: u64 = 1 << 19;
@@ -60,8 +59,15 @@ pub enum ConfigError {
     CmdlineNul,
     #[error("--cpus {0}: a guest has 1 to {CPUS_MAX} CPUs")]
     Cpus(u32),
-    #[error("--memory {0} bytes: a guest has 16 MiB to 1 TiB of memory, in whole pages of 4 KiB")]
+    #[error(
+        "--memory {0} bytes: a guest has {min} MiB to {max} GiB of memory, in whole pages of 4 KiB",
+        min = MEMORY_MIN >> 20, max = MEMORY_MAX >> 30
+    )]
     Memory(u64),
+    #[error(
+        "{disks} disks: there is room for {room} (a guest has {PCI_FUNCTIONS_MAX} PCI devices; console, vsock and rng are some of them)"
+    )]
+    Disks { disks: usize, room: usize },
     #[error("disk {}: {reason}", path.display())]
     Disk { path: PathBuf, reason: String },
     #[error("--{what} {}: {source}", path.display())]
@@ -173,6 +179,7 @@ impl VmConfig {
         let td = td_identity(&args)?;
         let firmware = read_firmware(args.firmware.as_deref())?;
         let kernel = read_kernel(&args)?;
+        check_devices(&args)?;
         let disks = args.disk.iter().enumerate().map(check_disk).collect::<Result<_, _>>()?;
         args.vsock.as_ref().map_or(Ok(()), check_vsock)?;
         Ok(Self {
@@ -206,13 +213,29 @@ fn check_policy(policy: u64, allow_debug: bool) -> Result<(), ConfigError> {
     }
 }
 
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
-    std::fs::read(path).map_err(|source| ConfigError::Read { what, path: path.to_owned(), source })
+/// A file of at most `max` bytes, not one more of which is read.
+pub(super) fn read(what: &'static str, path: &Path, max: u64) -> Result<Vec<u8>, ConfigError> {
+    let fail = |source| ConfigError::Read { what, path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(fail)?;
+    file.take(max + 1).read_to_end(&mut bytes).map_err(fail)?;
+    match bytes.len() as u64 > max {
+        true => Err(fail(std::io::Error::other(format!("has more than {max} bytes, which is too large")))),
+        false => Ok(bytes),
+    }
+}
+
+/// What every guest has on its bus beside disks: an rng, and what the configuration asks for.
+fn check_devices(args: &RunArgs) -> Result<(), ConfigError> {
+    let console = args.console.as_ref() != Some(&Backend::Null);
+    let others = 1 + usize::from(console) + usize::from(args.vsock.is_some());
+    let (disks, room) = (args.disk.len(), PCI_FUNCTIONS_MAX - others);
+    if disks > room { Err(ConfigError::Disks { disks, room }) } else { Ok(()) }
 }
 
 fn read_firmware(path: Option<&Path>) -> Result<Vec<u8>, ConfigError> {
     let path = path.ok_or(ConfigError::NoFirmware)?;
-    let bytes = read("firmware", path)?;
+    let bytes = read("firmware", path, FIRMWARE_BYTES_MAX)?;
     let rom = Rom::parse(&bytes);
     match rom.map_err(|source| ConfigError::Firmware { path: path.to_owned(), source })?.has_table() {
         true => Ok(bytes),
@@ -235,10 +258,10 @@ fn read_kernel(args: &RunArgs) -> Result<Option<Kernel>, ConfigError> {
     if cmdline.len() >= CMDLINE_MAX {
         return Err(ConfigError::CmdlineLong { len: cmdline.len() });
     }
-    let image = read("kernel", path)?;
+    let image = read("kernel", path, KERNEL_BYTES_MAX)?;
     images::check_kernel(&image).map_err(|reason| ConfigError::Kernel { path: path.to_owned(), reason })?;
     let initrd = args.initrd.as_deref().map(|path| {
-        let bytes = read("initrd", path)?;
+        let bytes = read("initrd", path, INITRD_BYTES_MAX)?;
         images::check_initrd(&bytes)
             .map_err(|reason| ConfigError::Initrd { path: path.to_owned(), reason })?;
         Ok(bytes)
@@ -283,7 +306,9 @@ fn check_vsock(args: &VsockArgs) -> Result<(), ConfigError> {
 fn read_id_block(block: Option<&Path>, auth: Option<&Path>) -> Result<Option<IdBlock>, ConfigError> {
     let (block, auth) = match (block, auth) {
         (None, None) => return Ok(None),
-        (Some(block), Some(auth)) => (read("id block", block)?, read("id auth", auth)?),
+        (Some(block), Some(auth)) => {
+            (read("id block", block, SMALL_BYTES_MAX)?, read("id auth", auth, SMALL_BYTES_MAX)?)
+        }
         (Some(_), None) => {
             return Err(ConfigError::Input { what: "id-block", reason: "needs --id-auth too".into() });
         }

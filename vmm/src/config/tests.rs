@@ -16,6 +16,43 @@ fn bad_numbers_are_refused() {
 }
 
 #[test]
+fn disks_that_have_no_place_on_the_bus_are_refused_with_the_limit() {
+    let disk = DiskArgs { path: "disk".into(), readonly: false, id: None };
+    let vsock = VsockArgs { cid: 3, socket: "s".into() };
+    for (console, vsock, room) in [
+        (None, None, 29),
+        (Some(Backend::Null), None, 30),
+        (None, Some(vsock.clone()), 28),
+        (Some(Backend::Null), Some(vsock), 29),
+    ] {
+        for disks in [room, room + 1, 35] {
+            let args = RunArgs {
+                disk: vec![disk.clone(); disks],
+                console: console.clone(),
+                vsock: vsock.clone(),
+                ..RunArgs::default()
+            };
+            let refused = check_devices(&args).err().map(|error| error.to_string());
+            assert_eq!(refused.is_some(), disks > room, "{disks}");
+            let line = refused.unwrap_or_default();
+            assert!(disks == room || line.contains(&format!("room for {room} (a guest has 31")), "{line}");
+        }
+    }
+}
+
+#[test]
+fn inputs_without_end_are_refused_at_their_limit() {
+    for max in [0, 1, 4096] {
+        let line = read("kernel", Path::new("/dev/zero"), max).unwrap_err().to_string();
+        assert!(line.contains("too large"), "{line}");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "four").unwrap();
+    assert_eq!(read("kernel", file.path(), 4).unwrap(), b"four");
+    assert!(read("kernel", file.path(), 3).is_err());
+}
+
+#[test]
 fn a_debug_policy_needs_an_explicit_consent() {
     assert!(check_policy(DEFAULT_SNP_POLICY, false).is_ok());
     assert!(check_policy(0xb_0000, false).is_err());

@@ -141,7 +141,7 @@ impl Rtc {
 
     fn number(&self, value: u8) -> u8 {
         match self.format & B_BINARY {
-            0 => value / 10 << 4 | value % 10,
+            0 => ((value / 10) << 4) | (value % 10),
             _ => value,
         }
     }

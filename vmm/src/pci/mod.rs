@@ -11,9 +11,11 @@ pub use config_space::{Capability, ConfigSpace, Identity};
 pub use host_bridge::HostBridge;
 pub use msix::{CAPABILITY_BYTES as MSIX_CAPABILITY_BYTES, Msix};
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::layout::ECAM;
+use crate::limits::PCI_FUNCTIONS_MAX;
 
 /// A single-function device.
 pub trait Function: Send + Sync {
@@ -29,7 +31,9 @@ pub trait Function: Send + Sync {
     fn bar_write(&self, offset: u64, data: &[u8]);
 }
 
+/// Of a bus.
 const DEVICES: usize = 32;
+const _: () = assert!(PCI_FUNCTIONS_MAX + 1 == DEVICES);
 const ENABLE: u32 = 1 << 31;
 
 /// Bus 0.
@@ -41,10 +45,12 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// A bus with `functions` at devices 0, 1, ….
-    pub fn new(functions: Vec<Arc<dyn Function>>) -> Self {
-        debug_assert!(functions.len() <= DEVICES);
-        Self { functions, address: Mutex::new(0) }
+    /// A bus with `functions` at devices 0, 1, …, of which there are 32.
+    pub fn new(functions: Vec<Arc<dyn Function>>) -> io::Result<Self> {
+        match functions.len() {
+            0..=DEVICES => Ok(Self { functions, address: Mutex::new(0) }),
+            more => Err(io::Error::other(format!("{more} PCI devices: a bus has {DEVICES}"))),
+        }
     }
 
     fn function(&self, device: usize, function: u64) -> Option<&Arc<dyn Function>> {
@@ -142,7 +148,7 @@ mod tests {
     use super::*;
 
     fn bus() -> Bus {
-        Bus::new(vec![Arc::new(HostBridge::default())])
+        Bus::new(vec![Arc::new(HostBridge::default())]).unwrap()
     }
 
     #[test]
@@ -157,6 +163,13 @@ mod tests {
         assert_eq!(ports, [0x08, 0x00]);
         bus.port_read(0, &mut ecam);
         assert_eq!(ecam, 0x8000_0000u32.to_le_bytes());
+    }
+
+    #[test]
+    fn no_device_vanishes() {
+        let bridge = || Arc::new(HostBridge::default()) as Arc<dyn Function>;
+        assert!(Bus::new((0..32).map(|_| bridge()).collect()).is_ok());
+        assert!(Bus::new((0..33).map(|_| bridge()).collect()).is_err());
     }
 
     #[test]
