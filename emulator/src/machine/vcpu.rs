@@ -277,7 +277,10 @@ impl Vcpu {
         let mut env = VcpuEnv::new(&mut inner.ctx);
         inner.cpu.run(&mut env);
         self.shared.in_guest.store(false, Ordering::SeqCst);
-        inner.ctx.take_outcome()
+        let outcome = inner.ctx.take_outcome();
+        // Whatever the guest has come to since.
+        let fault = self.shared.attention.load(Ordering::SeqCst) & attention::HOST_FAULT != 0;
+        if fault { Outcome::ClientFault } else { outcome }
     }
 
     /// Turns an outcome into KVM_RUN's result, or `None` to go on.

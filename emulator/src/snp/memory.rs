@@ -263,7 +263,7 @@ pub fn rmpadjust(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
     use crate::machine::memory::tests::private_slot;
@@ -272,17 +272,23 @@ mod tests {
         slot.tee_word(gpa).is_some_and(|word| Entry::load(word).validated())
     }
 
-    /// Both at once, many times; `check` sees what is left.
+    /// Both at once, many times, started as close together as two threads can be; `check` sees what is left.
     fn race(first: fn(&Slot), second: fn(&Slot), prepare: fn(&Slot), check: fn(&Slot)) {
-        for _ in 0..400 {
-            let slot = private_slot(LARGE_PAGE);
+        let slot = private_slot(LARGE_PAGE);
+        for _ in 0..2000 {
+            range(0, true)
+                .filter_map(|at| slot.tee_word(at))
+                .for_each(|word| word.store(0, Ordering::SeqCst));
             prepare(&slot);
-            let barrier = Barrier::new(2);
+            let ready = AtomicU32::new(0);
             std::thread::scope(|scope| {
                 for half in [first, second] {
-                    let (slot, barrier) = (&slot, &barrier);
+                    let (slot, ready) = (&slot, &ready);
                     scope.spawn(move || {
-                        barrier.wait();
+                        ready.fetch_add(1, Ordering::SeqCst);
+                        while ready.load(Ordering::SeqCst) < 2 {
+                            std::hint::spin_loop();
+                        }
                         half(slot);
                     });
                 }
