@@ -36,6 +36,9 @@ fn tiny_guests_behave_alike_on_kvm_and_on_softkvm() {
     soft.args(["--tee", "none", "--", guests]);
     let soft = observe(soft);
     assert!(soft.iter().all(|o| o.events.iter().all(|e| !e.starts_with("failed"))), "{soft:#?}");
+    let taken = soft.iter().find(|o| o.guest == "memory that the client takes away").expect("the guest");
+    let each = ["out 0x31 [00]", "errno 14"];
+    assert!(taken.events.chunks(2).all(|two| two == each), "{taken:#?}");
     let usable = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
     if let Err(error) = usable {
         eprintln!("SKIPPED the comparison: /dev/kvm cannot be opened here ({error})");
@@ -47,6 +50,12 @@ fn tiny_guests_behave_alike_on_kvm_and_on_softkvm() {
         // Some hosts' KVM interprets guests and stops at instructions that it does not know; then there is no oracle.
         if let Some(reason) = hard.events.iter().find(|e| e.starts_with("failed: KVM_EXIT_INTERNAL_ERROR")) {
             eprintln!("SKIPPED {:?}: /dev/kvm gives up on it ({reason})", hard.guest);
+            continue;
+        }
+        // Linux says EFAULT; a KVM of another maker takes memory that is not there for a device.
+        if hard.guest.starts_with("memory that the client") && hard.events.iter().any(|e| e.contains("mmio"))
+        {
+            eprintln!("SKIPPED {:?}: /dev/kvm is not Linux's ({:?})", hard.guest, hard.events);
             continue;
         }
         assert_eq!(hard.events, soft.events, "{}: /dev/kvm on the left, softkvm on the right", hard.guest);

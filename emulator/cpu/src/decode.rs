@@ -215,3 +215,9 @@ fn memory(op: &mut Op, i: &Instruction, end: u16) {
         op.scale = i.memory_index_scale().trailing_zeros() as u8;
     }
 }
+
+/// Length of an instruction of this process's, for a signal handler that skips it: nothing is allocated.
+pub fn length_of_host_instruction(code: &[u8]) -> Option<usize> {
+    let instruction = Decoder::new(64, code, DecoderOptions::NONE).decode();
+    (!instruction.is_invalid()).then(|| instruction.len())
+}

@@ -30,6 +30,7 @@ pub mod testing;
 mod tlb;
 
 pub use cpu::{Cpu, Event};
+pub use decode::length_of_host_instruction;
 pub use env::{Access, Attention, Env, HostPage, PageRequest, Stop};
 pub use features::{Feature, Register, features, missing_features};
 pub use state::{CpuState, Exception, Fpu, MemoryEncryption, Segment, SegmentTable};

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use softkvm_cpu::{Access, HostPage, PageRequest, Stop};
+use softkvm_cpu::{HostPage, PageRequest, Stop};
 
 use super::ctx::Ctx;
 use super::exit::Outcome;
@@ -42,11 +42,10 @@ pub fn view(ctx: &mut Ctx, request: &PageRequest, private: bool) -> Result<View,
     if private {
         return Ok(View::Private(Arc::clone(slot)));
     }
-    if request.access == Access::Write {
-        slot.mark_dirty(request.gpa);
+    match slot.grant(request.gpa, request.access) {
+        Some(page) => Ok(View::Shared(HostPage { executable: false, ..page })),
+        None => ctx.leave(Outcome::ClientFault),
     }
-    let host = slot.shared(request.gpa & !(PAGE - 1));
-    Ok(View::Shared(HostPage { host, writable: true, executable: false }))
 }
 
 /// The memslot behind an operation on `bytes` of private memory, if the client gave all of it to the guest.
@@ -70,8 +69,9 @@ pub fn drop_everywhere(ctx: &mut Ctx) {
 pub fn place(vm: &Vm, gpa: u64, page: &[u8; PAGE as usize], word: u64) -> Result<(), Errno> {
     vm.write_private(gpa, page)?;
     let slots = vm.slots();
-    let entry = slots.find(gpa).and_then(|slot| slot.tee_word(gpa)).ok_or(Errno::EFAULT)?;
-    entry.store(word, Ordering::SeqCst);
+    let slot = slots.find(gpa).ok_or(Errno::EFAULT)?;
+    let _changing = slot.change();
+    slot.tee_word(gpa).ok_or(Errno::EFAULT)?.store(word, Ordering::SeqCst);
     Ok(())
 }
 
@@ -86,7 +86,9 @@ pub fn placed(vm: &Vm, gpa: u64) -> bool {
 pub fn taken_back(vm: &Vm, gpa: u64, bytes: u64) {
     let slots = vm.slots();
     for at in (gpa..gpa.saturating_add(bytes)).step_by(PAGE as usize) {
-        if let Some(word) = slots.find(at).and_then(|slot| slot.tee_word(at)) {
+        let Some(slot) = slots.find(at) else { continue };
+        let _changing = slot.change();
+        if let Some(word) = slot.tee_word(at) {
             word.store(0, Ordering::SeqCst);
         }
     }

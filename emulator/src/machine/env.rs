@@ -48,11 +48,10 @@ impl<'a> VcpuEnv<'a> {
             };
             return Ok(HostPage { host, writable: true, executable: true });
         }
-        if write {
-            slot.mark_dirty(request.gpa);
+        match slot.grant(request.gpa, request.access) {
+            Some(page) => Ok(page),
+            None => self.ctx.leave(Outcome::ClientFault),
         }
-        let writable = !slot.read_only() && (write || slot.dirty.is_none());
-        Ok(HostPage { host: slot.shared(request.gpa & !0xfff), writable, executable: true })
     }
 }
 
@@ -275,6 +274,9 @@ impl Env for VcpuEnv<'_> {
         let bits = shared.attention.load(Ordering::SeqCst);
         if bits & attention::FLUSH != 0 {
             shared.flush_if_asked(cpu);
+        }
+        if bits & attention::HOST_FAULT != 0 {
+            return self.ctx.leave(Outcome::ClientFault);
         }
         if bits & attention::SIGNAL != 0 {
             return self.ctx.leave(Outcome::Signal);

@@ -13,7 +13,8 @@ pub enum Outcome {
     Continue,
     /// `kvm_run` describes an exit.
     Client,
-    /// As `Client`, but KVM_RUN fails with EFAULT (KVM_EXIT_MEMORY_FAULT).
+    /// As `Client`, but KVM_RUN fails with EFAULT. `kvm_run` may describe KVM_EXIT_MEMORY_FAULT; for memory that the client
+    /// itself does not have it describes nothing, as in KVM.
     ClientFault,
     /// A signal.
     Signal,

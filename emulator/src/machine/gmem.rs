@@ -4,8 +4,8 @@
 //! exactly one of those; a secure-EPT entry maps one such page.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use super::vm::Vm;
 use crate::preload::real;
@@ -20,8 +20,13 @@ pub struct GuestMemfd {
     host: *mut u8,
     bytes: u64,
     tee_words: Box<[AtomicU64]>,
+    /// Held by whoever changes words: a change may concern a whole 2 MiB range, and depends on what was there.
+    changing: Mutex<()>,
     vm: Weak<Vm>,
 }
+
+/// Nobody else changes the TEE's words of this memory. Reading them needs no lock: each is one atomic.
+pub type Changing<'a> = MutexGuard<'a, ()>;
 
 // SAFETY: the mapping is only accessed as guest memory (raw, racing accesses by design) and lives as long as `self`.
 unsafe impl Send for GuestMemfd {}
@@ -48,7 +53,7 @@ impl GuestMemfd {
         }
         let pages = usize::try_from(bytes / PAGE).map_err(|_| Errno::EINVAL)?;
         let tee_words = std::iter::repeat_with(|| AtomicU64::new(0)).take(pages).collect();
-        Ok(Self { fd, host: host.cast(), bytes, tee_words, vm })
+        Ok(Self { fd, host: host.cast(), bytes, tee_words, changing: Mutex::new(()), vm })
     }
 
     /// Size in bytes.
@@ -70,6 +75,12 @@ impl GuestMemfd {
     /// The TEE's word of the page at a byte offset.
     pub fn tee_word(&self, offset: u64) -> Option<&AtomicU64> {
         self.tee_words.get(usize::try_from(offset / PAGE).ok()?)
+    }
+
+    /// Excludes everybody else who changes words.
+    pub fn change(&self) -> Changing<'_> {
+        // A panic elsewhere leaves whole words.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes whole pages zero. Nobody else may use them meanwhile.
@@ -100,6 +111,7 @@ impl GuestMemfd {
         }
         if punch {
             let end = start.saturating_add(length_u).min(self.bytes);
+            let _changing = self.change();
             // The kernel zaps the mappings, then hands the pages back to the hypervisor (kvm_arch_gmem_invalidate).
             for offset in (start..end).step_by(PAGE as usize) {
                 if let Some(entry) = self.tee_word(offset) {

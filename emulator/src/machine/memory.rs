@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::gmem::{GuestMemfd, PAGE};
+use softkvm_cpu::{Access, HostPage};
+
+use super::gmem::{Changing, GuestMemfd, PAGE};
+use super::host_page;
 use crate::uapi::errno::Errno;
 
 /// A guest frame number.
@@ -33,6 +36,10 @@ pub struct Slot {
     pub gmem: Option<(Arc<GuestMemfd>, u64)>,
     /// A bit per page when dirty logging is on.
     pub dirty: Option<Box<[AtomicU64]>>,
+    /// A bit per page of the shared view that was found readable in the client.
+    pub readable: Box<[AtomicU64]>,
+    /// The same for writable.
+    pub writable: Box<[AtomicU64]>,
 }
 
 impl Slot {
@@ -51,6 +58,11 @@ impl Slot {
         self.private(gpa).and_then(|(memory, offset)| memory.tee_word(offset))
     }
 
+    /// Excludes everybody else who changes the TEE's words of the slot's private memory.
+    pub fn change(&self) -> Option<Changing<'_>> {
+        self.gmem.as_ref().map(|(memory, _)| memory.change())
+    }
+
     /// Host address of the private page behind an address inside the slot.
     pub fn private_page(&self, gpa: u64) -> Option<*mut u8> {
         self.private(gpa & !(PAGE - 1)).and_then(|(memory, offset)| memory.host(offset))
@@ -61,19 +73,54 @@ impl Slot {
         self.flags & kvm_bindings::KVM_MEM_READONLY != 0
     }
 
+    /// The shared view's page for an access of the guest's; `None` where the client has no such memory, or does not let
+    /// itself do that: KVM_RUN is EFAULT then.
+    ///
+    /// A page is granted for writing only when a write asks for it: the dirty log is to see the first one, and a page that
+    /// the client can only read is none that may be written without asking.
+    pub fn grant(&self, gpa: u64, access: Access) -> Option<HostPage> {
+        let page = gpa & !(PAGE - 1);
+        let host = self.shared(page);
+        let write = access == Access::Write;
+        let writable = bit(&self.writable, self.page_number(gpa));
+        let known = if write { writable } else { writable || bit(&self.readable, self.page_number(gpa)) };
+        if !known {
+            if !host_page::populate(host, write) {
+                return None;
+            }
+            set_bit(if write { &self.writable } else { &self.readable }, self.page_number(gpa));
+        }
+        if write {
+            self.mark_dirty(gpa);
+        }
+        let writable = !self.read_only() && (write || writable && self.dirty.is_none());
+        Some(HostPage { host, writable, executable: true })
+    }
+
+    fn page_number(&self, gpa: u64) -> u64 {
+        (gpa - self.gpa) / PAGE
+    }
+
     /// Notes a write.
     pub fn mark_dirty(&self, gpa: u64) {
         if let Some(bits) = &self.dirty {
-            let page = (gpa - self.gpa) / PAGE;
-            if let Some(word) = bits.get((page / 64) as usize) {
-                word.fetch_or(1 << (page % 64), Ordering::Relaxed);
-            }
+            set_bit(bits, self.page_number(gpa));
         }
     }
 }
 
-/// Fresh dirty bits for a slot of this size.
-pub fn dirty_bits(bytes: u64) -> Box<[AtomicU64]> {
+fn bit(bits: &[AtomicU64], page: u64) -> bool {
+    bits.get((page / 64) as usize).is_some_and(|word| word.load(Ordering::Relaxed) >> (page % 64) & 1 != 0)
+}
+
+fn set_bit(bits: &[AtomicU64], page: u64) {
+    if let Some(word) = bits.get((page / 64) as usize) {
+        word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+    }
+}
+
+/// A bit for each page of a slot of this size, all clear.
+pub fn page_bits(bytes: u64) -> Box<[AtomicU64]> {
     std::iter::repeat_with(|| AtomicU64::new(0)).take((bytes / PAGE).div_ceil(64) as usize).collect()
 }
 
@@ -133,4 +180,40 @@ pub fn for_each_page(
         done += take;
     }
     Ok(())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::os::fd::FromRawFd;
+    use std::sync::Weak;
+
+    use super::*;
+
+    /// Private memory of `bytes` at address 0, without a VM.
+    pub fn private_slot(bytes: u64) -> Slot {
+        // SAFETY: a fresh descriptor, owned here.
+        let fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(libc::memfd_create(c"test".as_ptr(), 0)) };
+        let file = std::fs::File::from(fd);
+        file.set_len(bytes).expect("a memfd has the length that it is told");
+        let memory = GuestMemfd::new(Weak::new(), file.into(), bytes).expect("memory");
+        let (readable, writable) = (page_bits(bytes), page_bits(bytes));
+        let gmem = Some((Arc::new(memory), 0));
+        Slot { id: 0, gpa: 0, bytes, hva: 0, flags: 0, gmem, dirty: None, readable, writable }
+    }
+
+    #[test]
+    fn a_read_of_a_logged_page_grants_no_write() {
+        let page = Box::leak(Box::new([0u8; 3 * PAGE as usize]));
+        let hva = (page.as_mut_ptr() as u64).next_multiple_of(PAGE);
+        for logged in [true, false] {
+            let slot = Slot { hva, gmem: None, dirty: logged.then(|| page_bits(PAGE)), ..private_slot(PAGE) };
+            let dirty = |slot: &Slot| slot.dirty.as_ref().is_some_and(|bits| bit(bits, 0));
+            assert!(!slot.grant(0, Access::Read).expect("memory").writable);
+            assert!(!dirty(&slot));
+            assert!(slot.grant(8, Access::Write).expect("memory").writable);
+            assert_eq!(dirty(&slot), logged);
+            // The client fetched the log: the next write is to be seen again.
+            assert_eq!(slot.grant(0, Access::Read).expect("memory").writable, !logged);
+        }
+    }
 }

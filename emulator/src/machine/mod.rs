@@ -10,6 +10,7 @@ pub mod ctx;
 pub mod env;
 pub mod exit;
 pub mod gmem;
+mod host_page;
 pub mod irq;
 pub mod irqchip;
 pub mod kernel;

@@ -36,6 +36,8 @@ pub mod attention {
     pub const TIMER: u32 = 32;
     /// Look at the client's injection requests at the next boundary.
     pub const INJECT: u32 = 64;
+    /// An access of the guest's met memory that the client has taken away. Never cleared.
+    pub const HOST_FAULT: u32 = 128;
 }
 
 /// What other threads may touch of a vCPU.
@@ -106,6 +108,12 @@ impl VcpuShared {
     /// Called by the signal trampoline on the vCPU thread.
     pub fn signalled(&self) {
         self.notify(attention::SIGNAL);
+    }
+
+    /// Called by the signal trampoline on the vCPU thread: an access of the guest's was skipped. What the guest makes of
+    /// it is not to be believed, so this vCPU does not run again.
+    pub fn host_fault(&self) {
+        self.notify(attention::HOST_FAULT);
     }
 
     /// Called by the timer thread.
@@ -204,6 +212,7 @@ pub struct Vcpu {
 impl Vcpu {
     /// KVM_CREATE_VCPU.
     pub fn new(vm: &Arc<Vm>, id: u32) -> Result<Arc<Self>, Errno> {
+        crate::preload::signals::catch_memory_faults();
         let attention = Arc::new(AtomicU32::new(0));
         let shared =
             Arc::new(VcpuShared::new(id, Arc::clone(&attention), vm.apic_bus_ns.load(Ordering::Relaxed))?);
@@ -229,7 +238,7 @@ impl Vcpu {
         let inner = &mut *guard;
         self.vm.tee.may_run(&inner.ctx)?;
         let _mask = inner.ctx.apply_signal_mask();
-        let _running = InKvmRun::enter(&self.shared);
+        let _running = InKvmRun::enter(&self.shared, &self.vm);
         let result = self.run_locked(inner);
         self.shared.attention.fetch_and(!attention::SIGNAL, Ordering::SeqCst);
         inner.ctx.publish_state(&inner.cpu);
@@ -246,6 +255,9 @@ impl Vcpu {
         }
         if inner.ctx.run.immediate_exit() {
             return Err(Errno::EINTR);
+        }
+        if self.shared.attention.load(Ordering::SeqCst) & attention::HOST_FAULT != 0 {
+            return Err(Errno::EFAULT);
         }
         inner.ctx.queue_client_events(&inner.cpu);
         loop {
@@ -265,7 +277,10 @@ impl Vcpu {
         let mut env = VcpuEnv::new(&mut inner.ctx);
         inner.cpu.run(&mut env);
         self.shared.in_guest.store(false, Ordering::SeqCst);
-        inner.ctx.take_outcome()
+        let outcome = inner.ctx.take_outcome();
+        // Whatever the guest has come to since.
+        let fault = self.shared.attention.load(Ordering::SeqCst) & attention::HOST_FAULT != 0;
+        if fault { Outcome::ClientFault } else { outcome }
     }
 
     /// Turns an outcome into KVM_RUN's result, or `None` to go on.

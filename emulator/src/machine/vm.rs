@@ -9,12 +9,13 @@ use super::clock::Clock;
 use super::gmem::PAGE;
 use super::irq::{Irqs, Message, Route};
 use super::irqchip::{Irqchips, Source, default_routes};
-use super::memory::{Gfn, Slot, Slots, dirty_bits, for_each_page};
+use super::memory::{Gfn, Slot, Slots, for_each_page, page_bits};
 use super::tee::Tee;
 use super::timer::Timers;
 use super::vcpu::VcpuShared;
 use crate::uapi::caps;
 use crate::uapi::errno::Errno;
+use crate::uapi::user;
 
 /// KVM_CREATE_VM's machine type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +148,11 @@ impl Vm {
         if *self.vcpu_ids.get_or_init(|| ids) == ids { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
+    /// The memslots, for a signal handler: nothing if somebody is changing them.
+    pub fn slots_now(&self) -> Option<Arc<Slots>> {
+        self.slots.try_read().ok().map(|slots| Arc::clone(&slots))
+    }
+
     /// The memslots as they are now.
     pub fn slots(&self) -> Arc<Slots> {
         self.slots.read().map(|slots| Arc::clone(&slots)).unwrap_or_default()
@@ -199,7 +205,7 @@ impl Vm {
             }
         }
         if slot.flags & kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES != 0 {
-            slot.dirty = Some(dirty_bits(slot.bytes));
+            slot.dirty = Some(page_bits(slot.bytes));
         }
         self.replace(before.without(slot.id).with(slot)?);
         Ok(())
@@ -319,9 +325,8 @@ impl Vm {
         let total = data.len();
         for_each_page(gpa, total, |at, done, take| {
             let slot = slots.find(at).ok_or(Errno::EFAULT)?;
-            // SAFETY: inside a live memslot; guest memory is accessed raw.
-            unsafe { std::ptr::copy_nonoverlapping(slot.shared(at), data.as_mut_ptr().add(done), take) };
-            Ok(())
+            let part = data.get_mut(done..done + take).ok_or(Errno::EFAULT)?;
+            user::read_bytes(slot.shared(at) as usize, part)
         })
     }
 
@@ -331,9 +336,8 @@ impl Vm {
         for_each_page(gpa, data.len(), |at, done, take| {
             let slot = slots.find(at).ok_or(Errno::EFAULT)?;
             slot.mark_dirty(at);
-            // SAFETY: inside a live memslot; guest memory is accessed raw.
-            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr().add(done), slot.shared(at), take) };
-            Ok(())
+            let part = data.get(done..done + take).ok_or(Errno::EFAULT)?;
+            user::write_bytes(slot.shared(at) as usize, part)
         })
     }
 

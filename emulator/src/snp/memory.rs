@@ -6,6 +6,7 @@ use super::exit;
 use super::rmp::{Entry, permission};
 use crate::machine::confidential::{View, backed, drop_everywhere, memory_fault, view};
 use crate::machine::ctx::Ctx;
+use crate::machine::gmem::Changing;
 use crate::machine::memory::Slot;
 
 const PAGE: u64 = 4096;
@@ -34,24 +35,28 @@ pub fn resolve(ctx: &mut Ctx, cpu: &CpuState, request: &PageRequest) -> Result<H
     }
 }
 
-/// The RMP entry of a private page; KVM assigns the page at the first fault on it.
-fn entry_of(ctx: &mut Ctx, slot: &Slot, gpa: u64) -> Result<Entry, Stop> {
-    let Some(word) = slot.tee_word(gpa) else {
-        return memory_fault(ctx, gpa, true);
-    };
-    loop {
-        let entry = Entry::load(word);
-        if entry.assigned() {
-            return if entry.gfn() == gpa / PAGE { Ok(entry) } else { memory_fault(ctx, gpa, true) };
-        }
-        if Entry::assigned_to(gpa / PAGE, false).replace(word, entry) {
-            return Ok(Entry::load(word));
-        }
+/// The RMP entry of a private page; KVM assigns the page at the first fault on it. `None`: it is another frame's.
+fn entry_of(slot: &Slot, gpa: u64) -> Option<Entry> {
+    let word = slot.tee_word(gpa)?;
+    let entry = Entry::load(word);
+    if entry.assigned() {
+        return (entry.gfn() == gpa / PAGE).then_some(entry);
     }
+    let changing = slot.change()?;
+    entry_to_change(slot, gpa, &changing)
+}
+
+/// The same, for somebody who goes on to change it.
+fn entry_to_change(slot: &Slot, gpa: u64, _: &Changing<'_>) -> Option<Entry> {
+    let word = slot.tee_word(gpa)?;
+    if !Entry::load(word).assigned() {
+        Entry::assigned_to(gpa / PAGE, false).store(word);
+    }
+    Some(Entry::load(word)).filter(|entry| entry.gfn() == gpa / PAGE)
 }
 
 fn private_page(ctx: &mut Ctx, slot: &Slot, request: &PageRequest) -> Result<HostPage, Stop> {
-    let entry = entry_of(ctx, slot, request.gpa)?;
+    let Some(entry) = entry_of(slot, request.gpa) else { return memory_fault(ctx, request.gpa, true) };
     if !entry.validated() {
         return Err(Stop::Fault(Exception::vc(exit::PAGE_NOT_VALIDATED)));
     }
@@ -132,30 +137,50 @@ pub fn pvalidate(
         return Ok(());
     }
     let slot = backed(ctx, gpa, if large { LARGE_PAGE } else { PAGE })?;
-    if large && !make_large(&slot, gpa) {
-        answer(cpu, FAIL_SIZE_MISMATCH, false);
-        return Ok(());
+    match set_validated(&slot, gpa, large, on) {
+        Err(Refused::SizeMismatch) => answer(cpu, FAIL_SIZE_MISMATCH, false),
+        Err(Refused::Elsewhere(at)) => return memory_fault(ctx, at, true),
+        Ok(changed) => {
+            answer(cpu, SUCCESS, !changed);
+            if !on && changed {
+                drop_everywhere(ctx);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why PVALIDATE changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// The entry is not of the size that was asked for, and cannot become so.
+    SizeMismatch,
+    /// The memory behind this address belongs to another frame.
+    Elsewhere(u64),
+}
+
+/// PVALIDATE's change of one entry; whether it was one.
+fn set_validated(slot: &Slot, gpa: u64, large: bool, on: bool) -> Result<bool, Refused> {
+    let changing = slot.change().ok_or(Refused::Elsewhere(gpa))?;
+    if large && !make_large(slot, gpa, &changing) {
+        return Err(Refused::SizeMismatch);
     }
     let mut changed = false;
     for at in range(gpa, large) {
-        let entry = entry_of(ctx, &slot, at)?;
+        let entry = entry_to_change(slot, at, &changing).ok_or(Refused::Elsewhere(at))?;
         if !large && entry.large() {
-            smash(&slot, at);
+            smash(slot, at, &changing);
         }
         let Some(word) = slot.tee_word(at) else { continue };
         let entry = Entry::load(word);
         changed |= entry.validated() != on;
         entry.with_validated(on).store(word);
     }
-    answer(cpu, SUCCESS, !changed);
-    if !on && changed {
-        drop_everywhere(ctx);
-    }
-    Ok(())
+    Ok(changed)
 }
 
 /// A large operation needs a large entry: one that the hypervisor can still make (no page assigned) or that exists.
-fn make_large(slot: &Slot, gpa: u64) -> bool {
+fn make_large(slot: &Slot, gpa: u64, _: &Changing<'_>) -> bool {
     let words = || range(gpa, true).filter_map(|at| slot.tee_word(at).map(|w| (at, w)));
     if words().all(|(_, word)| Entry::load(word).large()) {
         return true;
@@ -168,7 +193,7 @@ fn make_large(slot: &Slot, gpa: u64) -> bool {
 }
 
 /// PSMASH: the hypervisor splits a large entry when the guest works on a part of it.
-fn smash(slot: &Slot, gpa: u64) {
+fn smash(slot: &Slot, gpa: u64, _: &Changing<'_>) {
     for at in range(gpa, true) {
         if let Some(word) = slot.tee_word(at) {
             Entry::load(word).smashed().store(word);
@@ -199,8 +224,9 @@ pub fn rmpadjust(
         return Ok(());
     }
     let slot = backed(ctx, gpa, if large { LARGE_PAGE } else { PAGE })?;
+    let Some(changing) = slot.change() else { return memory_fault(ctx, gpa, true) };
     for at in range(gpa, large) {
-        let entry = entry_of(ctx, &slot, at)?;
+        let Some(entry) = entry_to_change(&slot, at, &changing) else { return memory_fault(ctx, at, true) };
         if !entry.validated() {
             return Err(Stop::Fault(Exception::vc(exit::PAGE_NOT_VALIDATED)));
         }
@@ -209,7 +235,7 @@ pub fn rmpadjust(
                 answer(cpu, FAIL_SIZE_MISMATCH, false);
                 return Ok(());
             }
-            smash(&slot, at);
+            smash(&slot, at, &changing);
         }
         let Some(word) = slot.tee_word(at) else { continue };
         let entry = Entry::load(word);
@@ -227,9 +253,86 @@ pub fn rmpadjust(
         }
         entry.with_permissions(target, bits).with_vmsa(vmsa).store(word);
     }
+    drop(changing);
     answer(cpu, SUCCESS, false);
     if !query {
         drop_everywhere(ctx);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::machine::memory::tests::private_slot;
+
+    fn validated(slot: &Slot, gpa: u64) -> bool {
+        slot.tee_word(gpa).is_some_and(|word| Entry::load(word).validated())
+    }
+
+    /// Both at once, many times, started as close together as two threads can be; `check` sees what is left.
+    fn race(first: fn(&Slot), second: fn(&Slot), prepare: fn(&Slot), check: fn(&Slot)) {
+        let slot = private_slot(LARGE_PAGE);
+        for _ in 0..2000 {
+            range(0, true)
+                .filter_map(|at| slot.tee_word(at))
+                .for_each(|word| word.store(0, Ordering::SeqCst));
+            prepare(&slot);
+            let ready = AtomicU32::new(0);
+            std::thread::scope(|scope| {
+                for half in [first, second] {
+                    let (slot, ready) = (&slot, &ready);
+                    scope.spawn(move || {
+                        ready.fetch_add(1, Ordering::SeqCst);
+                        while ready.load(Ordering::SeqCst) < 2 {
+                            std::hint::spin_loop();
+                        }
+                        half(slot);
+                    });
+                }
+            });
+            check(&slot);
+        }
+    }
+
+    #[test]
+    fn no_validation_is_lost_to_a_page_being_smashed_beside_it() {
+        race(
+            |slot| assert_eq!(set_validated(slot, 0, false, true), Ok(true)),
+            |slot| {
+                (256..512)
+                    .for_each(|page| assert_eq!(set_validated(slot, page * PAGE, false, true), Ok(true)))
+            },
+            |slot| assert!(make_large(slot, 0, &slot.change().unwrap())),
+            |slot| {
+                assert!(validated(slot, 0));
+                let lost: Vec<_> = (256..512).filter(|&page| !validated(slot, page * PAGE)).collect();
+                assert!(lost.is_empty(), "{lost:?}");
+            },
+        );
+    }
+
+    #[test]
+    fn a_large_page_is_validated_as_one_or_not_at_all() {
+        race(
+            |slot| assert_ne!(set_validated(slot, 0, true, true), Ok(false)),
+            |slot| assert!(set_validated(slot, 300 * PAGE, false, true).is_ok()),
+            |_| (),
+            |slot| {
+                let count = (0..512).filter(|&page| validated(slot, page * PAGE)).count();
+                assert!(count == 512 || count == 1, "{count} pages");
+            },
+        );
+    }
+
+    #[test]
+    fn validating_twice_changes_nothing_the_second_time() {
+        let slot = private_slot(LARGE_PAGE);
+        assert_eq!(set_validated(&slot, 0, true, true), Ok(true));
+        assert_eq!(set_validated(&slot, 0, true, true), Ok(false));
+        assert_eq!(set_validated(&slot, PAGE, false, true), Ok(false));
+        assert_eq!(set_validated(&slot, 0, true, true), Err(Refused::SizeMismatch), "it was smashed");
+    }
 }

@@ -40,7 +40,17 @@ pub fn check_cpuid_page(page: &Page) -> Result<(), Box<Page>> {
     if fixed[..] == page[..] { Ok(()) } else { Err(fixed) }
 }
 
+/// Leaves that the policy names (PPR 55898, 2.1.5.3 "CPUID Policy Enforcement"); every other one of the standard and the
+/// extended range must be zeros.
+fn named(leaf: u32) -> bool {
+    matches!(leaf, 0 | 1 | 5..=7 | 0xb | 0xd | 0x8000_0000..=0x8000_0008 | 0x8000_000a)
+        || matches!(leaf, 0x8000_0019..=0x8000_001b | 0x8000_001d..=0x8000_0024 | 0x8000_0026)
+}
+
 /// What the firmware lets stand of one entry.
+///
+/// The firmware ABI (AMD 56860, "CPUID Reporting") refers to the processor's PPR for the policy. What is not said here
+/// about a leaf that is named is not checked.
 fn judge(
     supported: &[kvm_bindings::kvm_cpuid_entry2],
     leaf: u32,
@@ -50,8 +60,9 @@ fn judge(
     let own = cpuid::lookup(supported, leaf, subleaf, 1 << 18, 7, 1 << 11);
     let and = |mask: [u32; 4]| -> [u32; 4] { std::array::from_fn(|r| claimed[r] & mask[r]) };
     match leaf {
-        // The hypervisor's own range is not the firmware's business.
-        0x4000_0000..=0x4fff_ffff => claimed,
+        // Neither the standard nor the extended range, so none of the firmware's business: the hypervisor's own leaves.
+        0x1_0000..=0x7fff_ffff | 0x8001_0000.. => claimed,
+        _ if !named(leaf) => [0; 4],
         0 | 0x8000_0000 => [claimed[0].min(own[0]), own[1], own[2], own[3]],
         // EAX may be of another model (QEMU's EPYC-v4 on a Genoa); EBX (APIC ID, CPU count) is the hypervisor's; OSXSAVE is
         // the guest's.
@@ -59,10 +70,14 @@ fn judge(
         7 | 0x8000_0021 => and(own),
         0x8000_0001 => and([u32::MAX, u32::MAX, own[2], own[3]]),
         0x8000_0008 => [claimed[0], claimed[1] & own[1], claimed[2], claimed[3]],
-        // C-bit and lost address bits are facts; a guest may be told of fewer VMPLs (QEMU's are told of none).
+        // The C-bit is a fact. How many address bits are lost is not checked, nor what ECX and EDX say of ASIDs; a guest may be
+        // told of fewer VMPLs (QEMU's are told of none).
         0x8000_001f => {
-            const WIDTHS: u32 = 0xfff;
-            [claimed[0] & own[0], claimed[1] & own[1] & !WIDTHS | own[1] & WIDTHS, claimed[2], claimed[3]]
+            const C_BIT: u32 = 0x3f;
+            const UNCHECKED: u32 = 0xfc0;
+            let vmpls = |ebx: u32| ebx >> 12 & 0xf;
+            let ebx = own[1] & C_BIT | claimed[1] & UNCHECKED | vmpls(claimed[1]).min(vmpls(own[1])) << 12;
+            [claimed[0] & own[0], ebx, claimed[2], claimed[3]]
         }
         // Save-area sizes belong to the XCR0 of the entry; a guest computes the rest (linux: snp_cpuid_calc_xsave_size).
         0xd if subleaf == 0 => and([own[0], u32::MAX, u32::MAX, own[3]]),
@@ -230,14 +245,31 @@ mod tests {
         let [sev, widths, ..] = cpuid::lookup(&supported, 0x8000_001f, 0, 0, 1, 0);
         for (ebx, allowed) in [
             (widths, true),
-            // A guest that is told of no VMPLs; of one that is not there; of another C-bit; of more lost address bits.
+            // A guest that is told of no VMPLs; of more than there are; of another C-bit; of other lost address bits.
             (widths & 0xfff, true),
             (widths | 1 << 15, false),
             (widths ^ 1, false),
-            (widths ^ 1 << 6, false),
+            (widths ^ 1 << 6, true),
+            (widths | 0xfc0, true),
+            (widths | 1 << 16, false),
         ] {
             let answer = check_cpuid_page(&page(&[(0x8000_001f, 0, [sev, ebx, 0, 0])]));
             assert_eq!(answer.is_ok(), allowed, "{ebx:#x}");
+        }
+        for (leaf, allowed) in [
+            (2, false),
+            (4, false),
+            (0xffff, false),
+            (0x8000_0009, false),
+            (0x8000_001c, false),
+            (0x8000_ffff, false),
+            (0x4000_0001, true),
+            (0x1_0000, true),
+            (0x8001_0000, true),
+            (0x8000_001e, true),
+        ] {
+            assert_eq!(check_cpuid_page(&page(&[(leaf, 0, [1, 0, 0, 0])])).is_ok(), allowed, "{leaf:#x}");
+            assert!(check_cpuid_page(&page(&[(leaf, 0, [0; 4])])).is_ok(), "{leaf:#x} of zeros");
         }
         let [_, b, c, d] = cpuid::lookup(&supported, 1, 0, 0, 1, 0);
         assert!(check_cpuid_page(&page(&[(1, 0, [0x80_0f12, b, c, d])])).is_ok(), "another model");

@@ -10,8 +10,9 @@ use super::ve;
 use crate::machine::confidential::{View, backed, memory_fault, view};
 use crate::machine::ctx::Ctx;
 use crate::machine::exit::Outcome;
-use crate::machine::gmem::PAGE;
+use crate::machine::gmem::{Changing, PAGE};
 use crate::machine::memory::Slot;
+use crate::uapi::user;
 
 const LARGE_PAGE: u64 = 2 << 20;
 
@@ -39,20 +40,30 @@ fn shared_code(request: &PageRequest) -> Exception {
     Exception::page_fault(code, request.gva)
 }
 
-/// The entry of a private page; KVM adds the page at the first fault on it (TDH.MEM.PAGE.AUG).
-fn entry_of(ctx: &mut Ctx, slot: &Slot, gpa: u64) -> Result<Entry, Stop> {
-    let Some(word) = slot.tee_word(gpa) else { return memory_fault(ctx, gpa, true) };
-    loop {
-        let entry = Entry::load(word);
-        if entry.state() != State::Free {
-            return if entry.gfn() == gpa / PAGE { Ok(entry) } else { memory_fault(ctx, gpa, true) };
-        }
-        Entry::new(gpa / PAGE, State::Pending, false).replace(word, entry);
+/// The entry of a private page; KVM adds the page at the first fault on it (TDH.MEM.PAGE.AUG). `None`: it is another
+/// frame's.
+fn entry_of(slot: &Slot, gpa: u64) -> Option<Entry> {
+    let word = slot.tee_word(gpa)?;
+    let entry = Entry::load(word);
+    if entry.state() != State::Free {
+        return (entry.gfn() == gpa / PAGE).then_some(entry);
     }
+    let changing = slot.change()?;
+    entry_to_change(slot, gpa, &changing)
+}
+
+/// The same, for somebody who goes on to change it.
+fn entry_to_change(slot: &Slot, gpa: u64, _: &Changing<'_>) -> Option<Entry> {
+    let word = slot.tee_word(gpa)?;
+    if Entry::load(word).state() == State::Free {
+        Entry::new(gpa / PAGE, State::Pending, false).store(word);
+    }
+    Some(Entry::load(word)).filter(|entry| entry.gfn() == gpa / PAGE)
 }
 
 fn private_page(ctx: &mut Ctx, cpu: &CpuState, slot: &Slot, request: &PageRequest) -> Result<HostPage, Stop> {
-    if entry_of(ctx, slot, request.gpa)?.state() == State::Pending {
+    let Some(entry) = entry_of(slot, request.gpa) else { return memory_fault(ctx, request.gpa, true) };
+    if entry.state() == State::Pending {
         let disabled =
             ctx.vm.tdx().is_some_and(|tdx| tdx.pending_ve_disable.load(std::sync::atomic::Ordering::Relaxed));
         if !disabled {
@@ -90,26 +101,29 @@ pub fn accept(ctx: &mut Ctx, rcx: u64) -> Result<u64, Stop> {
 
 fn accept_small(ctx: &mut Ctx, gpa: u64) -> Result<u64, Stop> {
     let slot = backed(ctx, gpa, PAGE)?;
-    let mut entry = entry_of(ctx, &slot, gpa)?;
+    match accept_page(&slot, gpa) {
+        Some(status) => Ok(status),
+        None => memory_fault(ctx, gpa, true),
+    }
+}
+
+/// Accepts one page of 4 KiB; `None` if its memory is another frame's.
+fn accept_page(slot: &Slot, gpa: u64) -> Option<u64> {
+    let changing = slot.change()?;
+    let entry = entry_to_change(slot, gpa, &changing)?;
     if entry.state() == State::Mapped {
-        return Ok(status::PAGE_ALREADY_ACCEPTED | u64::from(entry.large()));
+        return Some(status::PAGE_ALREADY_ACCEPTED | u64::from(entry.large()));
     }
     if entry.large() {
         // The module exits to a host that would accept part of a large page: the host splits it and tries again.
-        demote(&slot, gpa & !(LARGE_PAGE - 1));
-        entry = entry_of(ctx, &slot, gpa)?;
+        demote(slot, gpa & !(LARGE_PAGE - 1));
     }
-    take(&slot, gpa, entry);
-    Ok(status::SUCCESS)
-}
-
-fn take(slot: &Slot, gpa: u64, entry: Entry) {
+    let (host, word) = (slot.private_page(gpa)?, slot.tee_word(gpa)?);
     // Acceptance initialises: whatever the host left in the page is gone.
-    if let (Some(host), Some(word)) = (slot.private_page(gpa), slot.tee_word(gpa)) {
-        // SAFETY: a page of live private memory; nobody may use it before the entry says so.
-        unsafe { std::ptr::write_bytes(host, 0, PAGE as usize) };
-        Entry::new(gpa / PAGE, State::Mapped, entry.large()).store(word);
-    }
+    // SAFETY: a page of live private memory; nobody may use it before the entry says so, and nobody else accepts it.
+    unsafe { std::ptr::write_bytes(host, 0, PAGE as usize) };
+    Entry::new(gpa / PAGE, State::Mapped, false).store(word);
+    Some(status::SUCCESS)
 }
 
 fn pages(gpa: u64) -> impl Iterator<Item = u64> {
@@ -136,17 +150,25 @@ fn accept_large(ctx: &mut Ctx, gpa: u64) -> Result<u64, Stop> {
     let Some(slot) = whole else {
         // It backs only the first page, which makes the entry at this level a table.
         let slot = backed(ctx, gpa, PAGE)?;
-        entry_of(ctx, &slot, gpa)?;
+        if entry_of(&slot, gpa).is_none() {
+            return memory_fault(ctx, gpa, true);
+        }
         return Ok(status::PAGE_SIZE_MISMATCH | 1);
     };
+    Ok(accept_range(&slot, gpa))
+}
+
+/// Accepts 2 MiB that the host backs with one page.
+fn accept_range(slot: &Slot, gpa: u64) -> u64 {
+    let _changing = slot.change();
     let entries: Vec<Entry> = pages(gpa).filter_map(|at| slot.tee_word(at).map(Entry::load)).collect();
     let all =
         |state: State| entries.iter().all(|e| e.state() == state && (state == State::Free || e.large()));
     if all(State::Mapped) {
-        return Ok(status::PAGE_ALREADY_ACCEPTED | 1);
+        return status::PAGE_ALREADY_ACCEPTED | 1;
     }
     if !all(State::Free) && !all(State::Pending) {
-        return Ok(status::PAGE_SIZE_MISMATCH | 1);
+        return status::PAGE_SIZE_MISMATCH | 1;
     }
     if let Some((memory, offset)) = slot.private(gpa) {
         memory.zero(offset, LARGE_PAGE);
@@ -156,7 +178,7 @@ fn accept_large(ctx: &mut Ctx, gpa: u64) -> Result<u64, Stop> {
             Entry::new(at / PAGE, State::Mapped, true).store(word);
         }
     }
-    Ok(status::SUCCESS)
+    status::SUCCESS
 }
 
 /// Which view an operand of a TDCALL may lie in.
@@ -196,9 +218,10 @@ pub fn read_operand(
     data: &mut [u8],
 ) -> Result<bool, Stop> {
     let Some(host) = operand_page(ctx, cpu, gpa, Access::Read, views)? else { return Ok(false) };
-    // SAFETY: inside one page (the caller checked the alignment), which was granted; guest memory is accessed raw.
-    unsafe { std::ptr::copy_nonoverlapping(host, data.as_mut_ptr(), data.len()) };
-    Ok(true)
+    match user::read_bytes(host as usize, data) {
+        Ok(()) => Ok(true),
+        Err(_) => ctx.leave(Outcome::ClientFault),
+    }
 }
 
 /// Writes an operand of a TDCALL that is aligned so that it cannot cross a page.
@@ -210,7 +233,46 @@ pub fn write_operand(
     data: &[u8],
 ) -> Result<bool, Stop> {
     let Some(host) = operand_page(ctx, cpu, gpa, Access::Write, views)? else { return Ok(false) };
-    // SAFETY: as in `read_operand`.
-    unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), host, data.len()) };
-    Ok(true)
+    match user::write_bytes(host as usize, data) {
+        Ok(()) => Ok(true),
+        Err(_) => ctx.leave(Outcome::ClientFault),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::machine::memory::tests::private_slot;
+
+    #[test]
+    fn of_two_processors_that_accept_a_page_one_succeeds_and_its_data_stays() {
+        for large in [false, true] {
+            for round in 0..400 {
+                let slot = private_slot(LARGE_PAGE);
+                let accept = |slot: &Slot| {
+                    if large { accept_range(slot, 0) } else { accept_page(slot, 0).expect("a page") }
+                };
+                let (barrier, successes) = (Barrier::new(2), AtomicU32::new(0));
+                std::thread::scope(|scope| {
+                    for _ in 0..2 {
+                        scope.spawn(|| {
+                            barrier.wait();
+                            if accept(&slot) == status::SUCCESS {
+                                successes.fetch_add(1, Ordering::SeqCst);
+                                // What a guest does with a page that is its own.
+                                // SAFETY: inside the test's own memory.
+                                unsafe { slot.private_page(0).expect("a page").write_volatile(0x5a) };
+                            }
+                        });
+                    }
+                });
+                // SAFETY: as above.
+                let data = unsafe { slot.private_page(0).expect("a page").read_volatile() };
+                assert_eq!((successes.into_inner(), data), (1, 0x5a), "large {large}, round {round}");
+            }
+        }
+    }
 }

@@ -18,7 +18,7 @@ use crate::machine::clock::TSC_KHZ;
 use crate::machine::gmem::{GuestMemfd, PAGE};
 use crate::machine::irq::Route;
 use crate::machine::irqchip::{Irqchips, Source, pin_exists};
-use crate::machine::memory::Slot;
+use crate::machine::memory::{Slot, page_bits};
 use crate::machine::tee::Tee;
 use crate::machine::vcpu::Vcpu;
 use crate::machine::vm::{Irqchip, Vm, routes_by_gsi};
@@ -192,6 +192,8 @@ fn apply_region(vm: &Arc<Vm>, r: &kvm_userspace_memory_region2) -> Result<i32, E
         flags: r.flags,
         gmem,
         dirty: None,
+        readable: page_bits(r.memory_size),
+        writable: page_bits(r.memory_size),
     };
     vm.set_slot(slot).map(|()| 0)
 }

@@ -29,6 +29,8 @@ pub const ALL: &[Guest] = &[
     ("CPUID and MSRs", identity),
     ("dirty log", dirty_log),
     ("immediate exit", immediate_exit),
+    ("memory that the client cannot use", unusable_memory),
+    ("memory that the client takes away", taken_memory),
     ("PIC and interval timer", timer_ticks),
     ("IOAPIC, a level and its EOI", level_interrupt),
     ("refused orders of the interrupt chips' ioctls", irqchip_orders),
@@ -142,6 +144,58 @@ fn dirty_log() -> Events {
     let again = machine.vm.get_dirty_log(0, super::machine::RAM_BYTES).map_err(|e| e.to_string())?;
     machine.note(format!("page 8 dirty again {}", again[0] >> 8 & 1));
     Ok(machine.events)
+}
+
+/// A page of RAM away from everything else.
+const APART: u64 = 0x4000;
+/// `mov 0x4000, %al` and `mov %al, 0x4000`, in real mode.
+const LOAD: &[u8] = &[0xa0, 0x00, 0x40];
+const STORE: &[u8] = &[0xa2, 0x00, 0x40];
+const HALT: &[u8] = &[0xf4];
+
+/// An access is EFAULT, and done when the client has made it possible.
+fn unusable_memory() -> Events {
+    let mut events = Vec::new();
+    let all = libc::PROT_READ | libc::PROT_WRITE;
+    for protection in [libc::PROT_NONE, libc::PROT_READ, all] {
+        for access in [LOAD, STORE] {
+            let mut machine = Machine::real_mode(&[access, HALT].concat())?;
+            machine.protect(APART, protection)?;
+            machine.run(1)?;
+            machine.protect(APART, all)?;
+            machine.run(1)?;
+            machine.note_registers(0)?;
+            events.extend(machine.events);
+        }
+    }
+    // A page that was read may still not be written.
+    let mut machine = Machine::real_mode(&[LOAD, STORE, HALT].concat())?;
+    machine.protect(APART, libc::PROT_READ)?;
+    machine.run(1)?;
+    machine.note_registers(0)?;
+    events.extend(machine.events);
+    Ok(events)
+}
+
+/// As above, for memory that has been in use: between two accesses the client protects it, or truncates its file.
+fn taken_memory() -> Events {
+    let out: &[u8] = &[0xe6, 0x31];
+    let mut events = Vec::new();
+    for (first, second) in [(LOAD, LOAD), (STORE, STORE), (STORE, LOAD)] {
+        for truncate in [false, true] {
+            let mut machine = Machine::real_mode(&[first, out, second, HALT].concat())?;
+            let file = machine.map_file(APART)?;
+            machine.run_one()?;
+            if truncate {
+                file.set_len(0).map_err(|error| error.to_string())?;
+            } else {
+                machine.protect(APART, libc::PROT_NONE)?;
+            }
+            machine.run_one()?;
+            events.extend(machine.events);
+        }
+    }
+    Ok(events)
 }
 
 fn immediate_exit() -> Events {

@@ -155,6 +155,34 @@ impl Machine {
         unsafe { self.ram.add(gpa as usize).cast::<u64>().read_unaligned() }
     }
 
+    /// Changes what the client may do with the page of guest memory at `gpa`.
+    pub fn protect(&mut self, gpa: u64, protection: libc::c_int) -> Result<(), String> {
+        assert!(gpa as usize + 4096 <= RAM_BYTES && gpa.is_multiple_of(4096), "a page of RAM");
+        // SAFETY: a page of this machine's own mapping, of which no reference exists.
+        match unsafe { libc::mprotect(self.ram.add(gpa as usize).cast(), 4096, protection) } {
+            0 => Ok(()),
+            _ => Err(format!("mprotect: {}", std::io::Error::last_os_error())),
+        }
+    }
+
+    /// Puts a file of one page, shared, behind the page of guest memory at `gpa`.
+    pub fn map_file(&mut self, gpa: u64) -> Result<std::fs::File, String> {
+        use std::os::fd::{AsRawFd, FromRawFd};
+        assert!(gpa as usize + 4096 <= RAM_BYTES && gpa.is_multiple_of(4096), "a page of RAM");
+        let all = libc::PROT_READ | libc::PROT_WRITE;
+        let fixed = libc::MAP_SHARED | libc::MAP_FIXED;
+        // SAFETY: the descriptor is fresh and owned; the page is this machine's own, of which no reference exists.
+        unsafe {
+            let file = std::fs::File::from_raw_fd(libc::memfd_create(c"page".as_ptr(), 0));
+            file.set_len(4096).map_err(|error| error.to_string())?;
+            let at = self.ram.add(gpa as usize).cast();
+            match libc::mmap(at, 4096, all, fixed, file.as_raw_fd(), 0) {
+                libc::MAP_FAILED => Err(format!("mmap: {}", std::io::Error::last_os_error())),
+                _ => Ok(file),
+            }
+        }
+    }
+
     /// Notes something.
     pub fn note(&mut self, event: String) {
         self.events.push(event);

@@ -75,6 +75,10 @@ pub struct RunArgs {
     /// Accept a guest policy that lets the host debug the guest
     #[arg(long)]
     pub allow_debug: bool,
+    /// Launch an SNP guest whose VMSAs keep the host from injecting exceptions and interrupts (SEV_FEATURES bit 3); Linux
+    /// does not start with it
+    #[arg(long)]
+    pub restricted_injection: bool,
     /// SNP ID block, 96 bytes
     #[arg(long, value_name = "FILE")]
     pub id_block: Option<PathBuf>,
@@ -150,6 +154,7 @@ impl RunArgs {
             console: self.console.or(file.console),
             snp_policy: self.snp_policy.or(file.snp_policy),
             allow_debug: self.allow_debug || file.allow_debug,
+            restricted_injection: self.restricted_injection || file.restricted_injection,
             id_block: self.id_block.or(file.id_block),
             id_auth: self.id_auth.or(file.id_auth),
             host_data: self.host_data.or(file.host_data),

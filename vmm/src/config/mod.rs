@@ -120,6 +120,8 @@ pub struct VmConfig {
     pub console: Backend,
     /// Guest policy of SNP_LAUNCH_START.
     pub snp_policy: u64,
+    /// Whether an SNP guest's VMSAs keep the host from injecting events.
+    pub restricted_injection: bool,
     /// ID block and its authentication.
     pub id_block: Option<IdBlock>,
     /// HOST_DATA of the attestation report.
@@ -192,6 +194,7 @@ impl VmConfig {
             serial: args.serial.unwrap_or_default(),
             console: args.console.unwrap_or_default(),
             snp_policy,
+            restricted_injection: args.restricted_injection,
             id_block: read_id_block(args.id_block.as_deref(), args.id_auth.as_deref())?,
             host_data: fixed_hex("host-data", args.host_data.as_deref())?,
             td,

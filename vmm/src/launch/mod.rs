@@ -60,6 +60,11 @@ pub enum LaunchError {
     Memory(#[from] MemoryError),
     #[error("/dev/sev: {0}; SEV-SNP needs the secure processor's driver (ccp)")]
     NoSev(std::io::Error),
+    #[error(
+        "SEV_FEATURES {wanted:#x} of the VMSAs: this host's KVM has {supported:#x} \
+         (KVM_X86_SEV_VMSA_FEATURES); launch without --restricted-injection"
+    )]
+    VmsaFeatures { wanted: u64, supported: u64 },
     #[error("firmware: {0}")]
     Rom(#[from] RomError),
     #[error(transparent)]

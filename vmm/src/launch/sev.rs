@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use kvm_bindings::kvm_sev_cmd;
-use kvm_ioctls::VmFd;
+use kvm_bindings::{KVM_X86_GRP_SEV, KVM_X86_SEV_VMSA_FEATURES, kvm_device_attr, kvm_sev_cmd};
+use kvm_ioctls::{Kvm, VmFd};
 
 /// Why a command was refused: by the kernel, or by the secure processor behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +70,25 @@ fn describe(firmware: u32, errno: i32) -> String {
 
 /// INVALID_PARAM: for a CPUID page, the corrected page is in the buffer.
 pub const INVALID_PARAM: u32 = 0x16;
+
+/// `_IOW(KVMIO, 0xe2, struct kvm_device_attr)`.
+const KVM_GET_DEVICE_ATTR: u64 = 1 << 30 | (size_of::<kvm_device_attr>() as u64) << 16 | 0xae << 8 | 0xe2;
+
+/// SEV_FEATURES that KVM_SEV_INIT2 takes, beside those that a kind of guest implies; none where KVM does not say.
+pub fn vmsa_features(kvm: &Kvm) -> u64 {
+    let mut features = 0_u64;
+    let attribute = kvm_device_attr {
+        group: KVM_X86_GRP_SEV,
+        attr: u64::from(KVM_X86_SEV_VMSA_FEATURES),
+        addr: (&raw mut features) as u64,
+        ..Default::default()
+    };
+    // SAFETY: the attribute is what the ioctl takes, and its address that of the word which it writes.
+    match unsafe { libc::ioctl(kvm.as_raw_fd(), KVM_GET_DEVICE_ATTR, &raw const attribute) } {
+        0 => features,
+        _ => 0,
+    }
+}
 
 /// The path of the secure processor's device.
 pub const SEV_DEVICE: &str = "/dev/sev";

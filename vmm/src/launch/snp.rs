@@ -7,7 +7,8 @@ use std::fs::File;
 
 use cloister_attestation::measure::KernelHashes;
 use cloister_attestation::measure::snp::{
-    Contents, LaunchInputs, LaunchPlan, LaunchTranscript, PageCommand, PageType, Rom, VcpuModel, VmmFlavour,
+    Contents, LaunchInputs, LaunchPlan, LaunchTranscript, PageCommand, PageType, RESTRICTED_INJECTION, Rom,
+    VcpuModel, VmmFlavour,
 };
 use kvm_bindings::{
     KVM_CAP_EXIT_HYPERCALL, KVM_CAP_GUEST_MEMFD, KVM_CAP_MEMORY_ATTRIBUTES, KVM_CAP_VM_TYPES,
@@ -62,14 +63,15 @@ pub(super) fn launch(
     transcript: Option<&mut OutputFile>,
 ) -> Result<Guest, LaunchError> {
     let rom = Rom::parse(&config.firmware)?;
-    let launch = Launch::<New>::create(kvm, config, &rom)?;
+    let features = vmsa_features(kvm, config.restricted_injection)?;
+    let launch = Launch::<New>::create(kvm, config, (&rom, features))?;
     let kernel = config.kernel.as_ref();
     let inputs = LaunchInputs {
         rom: &rom,
         kernel: kernel.map(|k| KernelHashes::of(&k.image, k.initrd.as_deref(), &k.cmdline)),
         vcpus: config.cpus,
         cpu: launch.state.cpu,
-        sev_features: SEV_FEATURES,
+        sev_features: SEV_FEATURES | features,
         flavour: VmmFlavour::Cloister,
     };
     let plan = LaunchPlan::new(&inputs)?;
@@ -80,6 +82,13 @@ pub(super) fn launch(
     let launch = launch.start(config.snp_policy)?;
     let launch = launch.measure(&plan, config.hostile)?;
     launch.finish(config.id_block.as_ref(), &config.host_data)
+}
+
+/// The VMSAs' features beside SNP itself, if this host's KVM has what is asked for.
+fn vmsa_features(kvm: &Kvm, restricted_injection: bool) -> Result<u64, LaunchError> {
+    let wanted = if restricted_injection { RESTRICTED_INJECTION } else { 0 };
+    let supported = if wanted == 0 { 0 } else { sev::vmsa_features(kvm) };
+    if wanted & !supported == 0 { Ok(wanted) } else { Err(LaunchError::VmsaFeatures { wanted, supported }) }
 }
 
 /// There is a VM with memory and vCPUs, nothing of it is encrypted.
@@ -108,15 +117,18 @@ impl<S> Launch<S> {
 
 impl Launch<New> {
     /// Makes VM, memory and vCPUs.
-    fn create(kvm: &Kvm, config: &VmConfig, rom: &Rom<'_>) -> Result<Self, LaunchError> {
+    fn create(
+        kvm: &Kvm,
+        config: &VmConfig,
+        (rom, vmsa_features): (&Rom<'_>, u64),
+    ) -> Result<Self, LaunchError> {
         missing(kvm).map_or(Ok(()), |words| Err(LaunchError::Missing(words)))?;
         let sev = open_sev()?;
         let vm = create_vm(kvm, u64::from(KVM_X86_SNP_VM))?;
         enable(&vm, KVM_CAP_EXIT_HYPERCALL, EXIT_MAP_GPA_RANGE, "KVM_ENABLE_CAP(EXIT_HYPERCALL)")?;
+        let mut init = kvm_sev_init { vmsa_features, ..Default::default() };
         // SAFETY: the structure is the command's and holds no addresses.
-        unsafe {
-            sev::command(&vm, &sev, (sev_cmd_id_KVM_SEV_INIT2, "KVM_SEV_INIT2"), &mut kvm_sev_init::default())
-        }?;
+        unsafe { sev::command(&vm, &sev, (sev_cmd_id_KVM_SEV_INIT2, "KVM_SEV_INIT2"), &mut init) }?;
         let attributes = vm.check_extension_raw(u64::from(KVM_CAP_MEMORY_ATTRIBUTES));
         if attributes as u32 & KVM_MEMORY_ATTRIBUTE_PRIVATE == 0 {
             return Err(LaunchError::Missing("private memory attributes (KVM_CAP_MEMORY_ATTRIBUTES)"));

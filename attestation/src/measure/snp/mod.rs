@@ -21,7 +21,7 @@ pub use digest::{DigestChain, LaunchDigest};
 pub use plan::{LaunchInputs, LaunchPlan, MeasuredRange, PageCommand, PageType, PlanError};
 pub use rom::{Rom, RomError, Section, SectionKind};
 #[cfg(feature = "std")]
-pub use transcript::{InputDigests, LaunchTranscript, ReferenceValue, TranscriptRange};
+pub use transcript::{InputDigests, LaunchTranscript, RESTRICTED_INJECTION, ReferenceValue, TranscriptRange};
 pub use vmsa::{Segment, VmmFlavour, Vmsa};
 
 #[cfg(test)]

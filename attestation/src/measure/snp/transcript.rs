@@ -42,11 +42,14 @@ impl InputDigests {
     }
 }
 
+/// SEV_FEATURES bit 3 (AMD APM volume 2, 15.36.16 and table B-4): the host injects #HV and nothing else.
+pub const RESTRICTED_INJECTION: u64 = 1 << 3;
+
 /// What `cloister-attest measure snp --json` prints and a key broker compares reports with:
 ///
 /// ```json
 /// {"version": 1, "tee": "snp", "measurement": "<96 digits>", "vmm": "cloister", "cpus": 2,
-///  "cpu_sig": "0xa10f11", "guest_features": "0x1", "pages": 70,
+///  "cpu_sig": "0xa10f11", "guest_features": "0x1", "restricted_injection": false, "pages": 70,
 ///  "inputs": {"firmware": "<64 digits>", "kernel": "…", "initrd": "…", "cmdline": "…"}}
 /// ```
 ///
@@ -69,6 +72,10 @@ pub struct ReferenceValue {
     pub cpu_sig: String,
     /// SEV_FEATURES of the VMSAs, `0x…`.
     pub guest_features: String,
+    /// Whether the VMSAs keep the host from injecting exceptions and interrupts (SEV_FEATURES bit 3). A report has no field
+    /// for it: the measurement alone tells.
+    #[serde(default)]
+    pub restricted_injection: bool,
     /// 4 KiB pages that are measured, VMSAs included.
     pub pages: u64,
     /// Hashes of the inputs.
@@ -94,6 +101,7 @@ impl ReferenceValue {
             cpus: count,
             cpu_sig: format!("{:#x}", inputs.cpu.0),
             guest_features: format!("{:#x}", inputs.sev_features),
+            restricted_injection: inputs.sev_features & RESTRICTED_INJECTION != 0,
             pages: pages_of_others.saturating_add(count.into()),
             inputs: input_digests.clone(),
         };
