@@ -12,6 +12,8 @@ use anyhow::{Context, Result};
 
 /// What the guest echoes: so the host's input reached it.
 pub const MARK: &str = "typed-by-the-host";
+/// The kernel's line that its first program runs.
+pub const RUNNING: &str = "Run /init as init process";
 /// Ctrl-O and `h`: help, which every mask but 0 allows; then the mark.
 const INPUT: &str = "\x0fhtyped-by-the-host\n";
 
