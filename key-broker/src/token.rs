@@ -124,7 +124,8 @@ impl Issuer {
 
     fn sign(&self, purpose: &str, payload: &Value) -> String {
         let jwk = jose::jwk(&self.key);
-        let header = json!({"alg": self.key.jws_algorithm(), "typ": purpose, "kid": jwk["kid"], "jwk": jwk});
+        let kid = jose::thumbprint(&self.key);
+        let header = json!({"alg": self.key.jws_algorithm(), "typ": purpose, "kid": kid, "jwk": jwk});
         let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", part(&header), part(payload));
         let signature = BASE64_URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes()));

@@ -38,7 +38,7 @@ fn missing_crl(roots: &TrustRoots, blobs: &[Vec<u8>], policy: &Policy, now: Unix
         let genuine = |crl: &&Crl| {
             crl.verify_signed_by(root, &cloister_attestation::signature::Backend::default()).is_ok()
         };
-        if own.iter().filter(current).any(|crl| genuine(crl)) {
+        if own.iter().filter(current).any(genuine) {
             return None;
         }
         Some(match own.first().and_then(|crl| crl.next_update()) {
