@@ -125,7 +125,9 @@ pub fn refused(run: &Run<'_>, what: Tamper) -> Result<()> {
         let deaf = !running.contains("sysrq:");
         ensure!(deaf, failed("SysRq was heard by a kernel whose first program runs".to_owned()));
         let measured = running.find("cloister-guest: measurement").map(|at| &running[at..]);
-        let reached = measured.is_some_and(|text| text.contains(sysrq::MARK));
+        // The host's own terminal shows Ctrl-O; the guest's echo has it swallowed by the hypervisor console.
+        let echo = |line: &str| line.contains(sysrq::MARK) && !line.contains("^O");
+        let reached = measured.is_some_and(|text| text.lines().any(echo));
         ensure!(reached, failed("what the host typed did not reach the running guest".to_owned()));
     }
     // The words of whoever must refuse, in what that one says: another's would prove nothing.
