@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use cloister_kbs::{TeePubKey, jwe};
 use serde_json::Value;
 
+use super::sysrq;
 use super::tamper::Tamper;
 use super::{OTHER_RESOURCE, RESOURCE};
 
@@ -82,6 +83,10 @@ fn relay(tamper: Option<Tamper>, mut guest: UnixStream, broker: &Path, seen: &Mu
         }
         Some(Tamper::OtherKey) if request.starts_with(b"POST /kbs/v0/attest") => {
             exchange(broker, &with_other_key(&request)?)?
+        }
+        Some(Tamper::Sysrq) if request.starts_with(b"GET /kbs/v0/resource/") => {
+            std::thread::sleep(sysrq::HELD_BACK);
+            exchange(broker, &request)?
         }
         Some(Tamper::EventLog) if request.starts_with(b"POST /kbs/v0/attest") => {
             exchange(broker, &with_other_event(&request)?)?

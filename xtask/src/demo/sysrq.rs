@@ -1,21 +1,26 @@
 //! A host that types at the guest's console: the break of the hypervisor console (Ctrl-O, drivers/tty/hvc/hvc_console.c) and a
-//! magic SysRq key, over and over, from the start to the end; and a mark, which the guest's terminal echoes.
+//! magic SysRq key, over and over, from when the guest has said its measurement; and a mark, which the guest's terminal
+//! echoes. Meanwhile the host holds the broker's answers back, so that there is time to type.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 /// What the guest echoes: so the host's input reached it.
 pub const MARK: &str = "typed-by-the-host";
-/// The kernel's line that its first program runs.
-pub const RUNNING: &str = "Run /init as init process";
-/// Ctrl-O and `h`: help, which every mask but 0 allows; then the mark.
-const INPUT: &str = "\x0fhtyped-by-the-host\n";
+/// What the guest says before it asks for a secret.
+pub const RUNNING: &str = "cloister-guest: measurement";
+/// Ctrl-O and `b`: an immediate reboot, which Debian's own mask (0x1b6) allows; then the mark.
+const INPUT: &str = "\x0fbtyped-by-the-host\n";
+/// For how long the host holds each secret back.
+pub const HELD_BACK: Duration = Duration::from_secs(5);
 
 /// Runs `run`, whose console is its terminal, on a terminal that the host types at; its exit code.
 pub fn run(run: &Command, dir: &Path, console: &Path) -> Result<Option<i32>> {
@@ -28,16 +33,24 @@ pub fn run(run: &Command, dir: &Path, console: &Path) -> Result<Option<i32>> {
     let mut child = script.spawn().context("script (of Debian's bsdutils)")?;
     let (mut input, mut output) =
         (child.stdin.take().context("no pipe")?, child.stdout.take().context("no pipe")?);
+    let running = Arc::new(AtomicBool::new(false));
+    let typist = running.clone();
     std::thread::spawn(move || {
         // Until the other side is gone.
-        while input.write_all(INPUT.as_bytes()).is_ok() {
+        let mut alive = true;
+        while alive {
             std::thread::sleep(Duration::from_millis(100));
+            alive = !typist.load(Ordering::Relaxed) || input.write_all(INPUT.as_bytes()).is_ok();
         }
     });
     let mut log = File::create(console)?;
     std::thread::spawn(move || {
-        let mut chunk = [0; 4096];
+        let (mut chunk, mut said) = ([0; 4096], Vec::new());
         while let Ok(n @ 1..) = output.read(&mut chunk) {
+            said.extend_from_slice(&chunk[..n]);
+            if memchr::memmem::find(&said, RUNNING.as_bytes()).is_some() {
+                running.store(true, Ordering::Relaxed);
+            }
             if log.write_all(&chunk[..n]).is_err() {
                 return;
             }
