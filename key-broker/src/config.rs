@@ -87,13 +87,27 @@ impl Limits {
 }
 
 /// Tokens.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
     /// PEM private key on P-256 or P-384 that signs them and what is released, mode 0600; guests have its thumbprint pinned.
     /// Without one each start makes its own, which no guest can know.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
+    /// Seconds by which the clocks of brokers that share a key may differ: a token is good that much earlier and later. 60 if not
+    /// given; an hour at most.
+    #[serde(default = "clock_tolerance")]
+    pub clock_tolerance_seconds: u64,
+}
+
+fn clock_tolerance() -> u64 {
+    60
+}
+
+impl Default for TokenConfig {
+    fn default() -> Self {
+        Self { key_file: None, clock_tolerance_seconds: clock_tolerance() }
+    }
 }
 
 /// Roots and collateral.

@@ -33,7 +33,10 @@ pub struct Issuer {
     key: SigningKey,
     public: VerifyingKey,
     ttl_seconds: u64,
+    tolerance_seconds: u64,
 }
+
+const TOLERANCE_MAX_SECONDS: u64 = 3600;
 
 /// What a token says that is ours and has not ended.
 #[derive(Clone, Debug)]
@@ -109,7 +112,9 @@ impl Issuer {
         let public = VerifyingKey::from_jwk(&jose::jwk(&key));
         // A key that signs here is one that verifies there: the curves are the same two.
         let public = public.map_err(|_| cloister_attestation::signing::KeyError::Unusable)?;
-        Ok(Self { key, public, ttl_seconds: session.ttl_seconds })
+        // More would make the tokens' own times mean nothing.
+        let tolerance_seconds = config.clock_tolerance_seconds.min(TOLERANCE_MAX_SECONDS);
+        Ok(Self { key, public, ttl_seconds: session.ttl_seconds, tolerance_seconds })
     }
 
     /// The public key, as a JWK set.
@@ -155,10 +160,10 @@ impl Issuer {
         let refused = |why: &str| Problem::unauthenticated(format!("the token: {why}"));
         let claims = self.public.verify(token, release::TOKEN_TYPE).map_err(|e| refused(&e.to_string()))?;
         let time = |name: &str| claims.get(name).and_then(Value::as_u64).ok_or_else(|| refused("no time"));
-        if now < time("nbf")? {
+        if now.saturating_add(self.tolerance_seconds) < time("nbf")? {
             return Err(refused("it is not valid yet"));
         }
-        if time("exp")? <= now {
+        if time("exp")? <= now.saturating_sub(self.tolerance_seconds) {
             return Err(refused("it has ended"));
         }
         let cpu = claims.pointer("/submods/cpu0").unwrap_or(&Value::Null);
@@ -205,7 +210,9 @@ pub(crate) mod tests {
 
     fn issuer() -> Issuer {
         let session = SessionConfig { ttl_seconds: 60, ..SessionConfig::default() };
-        Issuer::open(&TokenConfig::default(), &session).unwrap()
+        // To the second.
+        let token = TokenConfig { clock_tolerance_seconds: 0, ..TokenConfig::default() };
+        Issuer::open(&token, &session).unwrap()
     }
 
     pub(crate) fn guest() -> TeePubKey {
@@ -254,6 +261,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn another_brokers_clock_may_be_a_minute_off() {
+        let session = SessionConfig { ttl_seconds: 60, ..SessionConfig::default() };
+        let issuer = Issuer::open(&TokenConfig::default(), &session).unwrap();
+        let token = issuer.issue(ear(), &[1; 32], &guest(), 1000).unwrap();
+        for (now, good) in [(939, false), (940, true), (1119, true), (1120, false)] {
+            assert_eq!(issuer.verify(&token, now).is_ok(), good, "{now}");
+        }
+    }
+
+    #[test]
     fn a_release_is_signed_for_its_request() {
         let (issuer, guest) = (issuer(), guest());
         let binding = Binding { nonce: "bm9uY2Ugb25l", key: &guest, resource: "a/b/c", request: Some("r") };
@@ -269,7 +286,7 @@ pub(crate) mod tests {
     fn a_key_file_that_holds_none_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key.pem");
-        let config = TokenConfig { key_file: Some(path.clone()) };
+        let config = TokenConfig { key_file: Some(path.clone()), ..TokenConfig::default() };
         let missing = Issuer::open(&config, &SessionConfig::default()).err().unwrap().to_string();
         assert!(missing.contains("key generate"), "{missing}");
         key_file::create(&path, "no key").unwrap();
