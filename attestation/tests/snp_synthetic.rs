@@ -9,6 +9,7 @@ use cloister_attestation::ear::{Attested, Flaw};
 use cloister_attestation::snp::{
     Collateral, Evidence, Product, RevocationRule, TrustRoots, VekKind, authenticate,
 };
+use cloister_attestation::x509::{Moment, UnixTime};
 use pki::cases::{ALL, SOME, flip_last};
 use pki::*;
 
@@ -185,7 +186,8 @@ fn a_revoked_or_expired_issuer_does_not_hide_the_one_that_is_good() {
         let (report, vek, ask) = (scenario.signed_report(), scenario.vek.der(), good.der());
         let certificates = [&vek[..], &ask];
         let evidence = Evidence { report: &report, certificates: &certificates, certificate_table: None };
-        let verdict = authenticate(&evidence, &roots(trusted), &Collateral::default(), NOW.parse().unwrap());
+        let now: UnixTime = NOW.parse().unwrap();
+        let verdict = authenticate(&evidence, &roots(trusted), &Collateral::default(), now);
         let found = verdict.map_or_else(|reasons| reasons.codes(), |_| Vec::new());
         assert_eq!(found.iter().map(|code| code.as_str()).collect::<Vec<_>>(), expected);
     }
@@ -247,7 +249,7 @@ fn mitigations_that_are_in_place_are_enough() {
 fn a_verified_key_vouches_for_its_own_reports_while_its_chain_is_valid() {
     let first = Scenario::new(Product::Genoa, 5, VekKind::Vcek);
     let key = first.authenticate().unwrap().verified_vek().clone();
-    let at = |text: &str| text.parse().unwrap();
+    let at = |text: &str| Moment::exactly(text.parse().unwrap());
     let codes = |report: &[u8], time| match key.authenticate(report, time) {
         Ok(authentic) => {
             assert_eq!(authentic.claims().tee, "snp");
