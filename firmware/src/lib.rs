@@ -33,6 +33,7 @@ mod kernel;
 pub mod layout;
 mod machine;
 mod memory_map;
+mod memory_types;
 pub mod metadata;
 mod placement;
 pub mod sha256;
