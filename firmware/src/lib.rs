@@ -40,7 +40,7 @@ pub mod sha256;
 pub mod tdcall;
 mod termination;
 mod trust;
-mod vectors;
+pub mod vectors;
 
 #[cfg(test)]
 mod fake;
