@@ -25,6 +25,28 @@ pub const fn ram_ranges(bytes: u64) -> [Range<u64>; 2] {
     [0..low, HIGH_RAM..HIGH_RAM.saturating_add(bytes.saturating_sub(low))]
 }
 
+/// MTRRs as a PC's firmware leaves them, for a processor with physical addresses of this width: RAM is write-back, the hole
+/// below 4 GiB is not cached. MSRs and their values, in the order in which they are written: nothing is in force before the
+/// last. The firmware sets them on the boot processor; the others never run it, so the VMM sets them on all.
+pub const fn memory_types(address_bits: u32) -> [(u32, u64); 3] {
+    const BASE_0: u32 = 0x200;
+    const MASK_0: u32 = 0x201;
+    const DEFAULT_TYPE: u32 = 0x2ff;
+    const WRITE_BACK: u64 = 6;
+    const UNCACHED: u64 = 0;
+    const VALID: u64 = 1 << 11;
+    const ENABLED: u64 = 1 << 11;
+    const HOLE: u64 = HIGH_RAM - LOW_RAM_MAX;
+    const _: () = assert!(HOLE.is_power_of_two() && LOW_RAM_MAX.is_multiple_of(HOLE));
+    let bits = match address_bits {
+        ..36 => 36,
+        36..=52 => address_bits,
+        _ => 52,
+    };
+    let mask = u64::MAX.wrapping_shr(64 - bits) & !(HOLE - 1);
+    [(BASE_0, LOW_RAM_MAX | UNCACHED), (MASK_0, mask | VALID), (DEFAULT_TYPE, ENABLED | WRITE_BACK)]
+}
+
 /// ACPI hardware-reduced `SLEEP_CONTROL_REG` (ACPI 6.5, 4.8.3.7).
 pub const SLEEP_CONTROL_PORT: u16 = 0x600;
 /// ACPI hardware-reduced `SLEEP_STATUS_REG`.
@@ -124,6 +146,16 @@ impl fmt::Display for TerminationReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ram_is_write_back_and_the_hole_is_not_cached() {
+        for (bits, mask) in [(36, 0xf_c000_0800), (48, 0xffff_c000_0800), (52, 0xf_ffff_c000_0800)] {
+            assert_eq!(memory_types(bits), [(0x200, 0xc000_0000), (0x201, mask), (0x2ff, 0x806)], "{bits}");
+        }
+        for (absurd, sane) in [(0, 36), (255, 52)] {
+            assert_eq!(memory_types(absurd), memory_types(sane));
+        }
+    }
 
     #[test]
     fn termination_codes_are_dense_and_round_trip() {

@@ -73,6 +73,7 @@ fn excluded(guest: Guest, page: &Range) -> bool {
 }
 
 /// Validates one 4 KiB page.
+#[inline(never)]
 fn one_small<M: Machine>(machine: &mut M, gpa: u64) -> Result<(), Stop> {
     let validation = take(machine, gpa, PageSize::Small);
     changed(validation)
@@ -85,6 +86,25 @@ fn take<M: Machine>(machine: &mut M, gpa: u64, size: PageSize) -> Validation {
         machine.clear(gpa, size);
     }
     validation
+}
+
+/// Takes back what was shared with the host, without anything that the host left there before or meanwhile. In an SNP guest
+/// this ends all that goes through the GHCB, so it comes last.
+pub fn take_back<M: Machine>(machine: &mut M) -> Result<(), Stop> {
+    let shared: &[Range] = match machine.guest() {
+        Guest::Plain => &[],
+        Guest::Snp { .. } => &[BOUNCE, GHCB],
+        Guest::Td { .. } => &[BOUNCE],
+    };
+    for range in shared {
+        machine.make_private(*range)?;
+        let mut at = range.start;
+        while at < range.end {
+            one_small(machine, at)?;
+            at = at.saturating_add(PAGE);
+        }
+    }
+    Ok(())
 }
 
 /// Anything but a page that was not validated and now is ends the guest.

@@ -51,6 +51,18 @@ const fn refused(detail: &'static str) -> Stop {
     Stop::because(TerminationReason::CpuidPageRefused, detail)
 }
 
+/// EAX, EBX, ECX and EDX of a leaf of a page that was checked; the first subleaf, if it has several.
+pub fn leaf(page: &[u8], leaf: u32) -> Option<[u32; 4]> {
+    let count: U32 = bytes::read(page, 0)?;
+    (0..count.get().min(FUNCTIONS_MAX) as usize)
+        .map_while(|index| {
+            let at = index.saturating_mul(size_of::<Function>()).saturating_add(size_of::<Header>());
+            bytes::read::<Function>(page, at)
+        })
+        .find(|function| function.eax_in.get() == leaf)
+        .map(|f| [f.eax.get(), f.ebx.get(), f.ecx.get(), f.edx.get()])
+}
+
 /// What the firmware makes use of where it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
@@ -135,6 +147,15 @@ mod tests {
     fn a_complete_page_is_accepted() {
         assert_eq!(check(&cpuid_page(51), 51), Ok(Features { sha: false }));
         assert_eq!(check(&cpuid_page(47), 47), Ok(Features { sha: false }));
+    }
+
+    #[test]
+    fn a_leaf_is_found_by_its_number() {
+        let page = cpuid_page(51);
+        assert_eq!(leaf(&page, 0x8000_001F), Some([0b1_1010, 51 | 6 << 6, 0, 0]));
+        assert_eq!(leaf(&page, 0x8000_0008), Some([48, 0, 0, 0]));
+        assert_eq!(leaf(&page, 7), None);
+        assert_eq!(leaf(&page[..100], 0x8000_0008), None);
     }
 
     #[test]

@@ -54,6 +54,10 @@ pub struct Fake {
     pub host_bridge: u32,
     /// RTMR0 to RTMR3.
     pub rtmrs: Rtmrs,
+    /// MSRs that were written: (index, value).
+    pub msr_writes: Vec<(u32, u64)>,
+    mtrr: bool,
+    private_again: Vec<Range>,
     guest: Guest,
     validated: BTreeMap<u64, u32>,
     mapped: Vec<u64>,
@@ -63,6 +67,8 @@ pub struct Fake {
     ram_end: u64,
 }
 
+/// What the host leaves in the pages that it had.
+pub const HOSTS: u8 = 0xA5;
 /// Key of "etc/e820".
 pub const E820_KEY: u16 = 0x25;
 const DIRECTORY: u16 = 0x19;
@@ -192,6 +198,9 @@ impl Fake {
             config_writes: Vec::new(),
             host_bridge: 0xFFFF_FFFF,
             rtmrs: Rtmrs::default(),
+            msr_writes: Vec::new(),
+            mtrr: false,
+            private_again: Vec::new(),
             guest: Guest::Plain,
             validated: BTreeMap::new(),
             mapped: vec![0, 3],
@@ -302,10 +311,22 @@ impl Fake {
         self.shared[..4].copy_from_slice(&done.to_be_bytes());
     }
 
-    /// Whether a page is shared while the firmware runs.
+    /// Whether a page is shared now.
     pub fn is_shared(&self, page: u64) -> bool {
-        let ghcb = matches!(self.guest, Guest::Snp { .. }) && GHCB.contains(&Range::new(page, page + PAGE));
-        ghcb || BOUNCE.contains(&Range::new(page, page + PAGE))
+        let page = Range::new(page, page + PAGE);
+        let ghcb = matches!(self.guest, Guest::Snp { .. }) && GHCB.contains(&page);
+        (ghcb || BOUNCE.contains(&page)) && !self.private_again.iter().any(|range| range.contains(&page))
+    }
+
+    /// Gives the processor MTRRs, or takes them away.
+    pub fn set_mtrr(&mut self, has: bool) {
+        self.mtrr = has;
+        if let Guest::Snp { c_bit } = self.guest {
+            let mut page = cpuid_page(c_bit);
+            // EDX of the second function, leaf 1.
+            page[16 + 48 + 36..][..4].copy_from_slice(&(u32::from(has) << 12).to_le_bytes());
+            self.put(CPUID, &page);
+        }
     }
 
     /// Pages that are not there need no clearing.
@@ -394,6 +415,31 @@ impl Machine for Fake {
             assert_eq!(self.validations(page), 1, "{page:#x} is used before it is accepted");
         }
         self.zero(gpa, size.bytes());
+    }
+
+    fn cpuid(&self, leaf: u32) -> Option<[u32; 4]> {
+        assert_eq!(self.guest, Guest::Plain, "CPUID that the host would answer");
+        match leaf {
+            1 => Some([0, 0, 0, u32::from(self.mtrr) << 12]),
+            0x8000_0008 => Some([48, 0, 0, 0]),
+            _ => None,
+        }
+    }
+
+    fn write_msr(&mut self, index: u32, value: u64) -> Result<(), Stop> {
+        assert!(!matches!(self.guest, Guest::Td { .. }), "an MSR in a TD");
+        self.msr_writes.push((index, value));
+        Ok(())
+    }
+
+    fn make_private(&mut self, range: Range) -> Result<(), Stop> {
+        for page in (range.start..range.end).step_by(PAGE as usize) {
+            assert!(self.is_shared(page), "{page:#x} is not shared");
+        }
+        self.private_again.push(range);
+        // What the host had there, before or now.
+        self.ram[range.start as usize..range.end as usize].fill(HOSTS);
+        Ok(())
     }
 
     fn take_page_0(&mut self, fill: fn(&mut [u8; 4096])) -> Validation {

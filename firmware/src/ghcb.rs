@@ -103,7 +103,12 @@ pub struct Ghcb {
     reserved_0: [u8; 0x1F8],
     /// RAX.
     pub rax: u64,
-    reserved_200: [u8; 0x190],
+    reserved_200: [u8; 0x108],
+    /// RCX.
+    pub rcx: u64,
+    /// RDX.
+    pub rdx: u64,
+    reserved_318: [u8; 0x78],
     /// SW_EXITCODE.
     pub exit_code: u64,
     /// SW_EXITINFO1.
@@ -127,6 +132,7 @@ pub struct Ghcb {
 const _: () = {
     assert!(size_of::<Ghcb>() == 4096);
     assert!(core::mem::offset_of!(Ghcb, rax) == 0x1F8);
+    assert!(core::mem::offset_of!(Ghcb, rcx) == 0x308);
     assert!(core::mem::offset_of!(Ghcb, exit_code) == 0x390);
     assert!(core::mem::offset_of!(Ghcb, valid) == 0x3F0);
     assert!(core::mem::offset_of!(Ghcb, buffer) == 0x800);
@@ -139,10 +145,14 @@ const fn valid_bit(offset: usize) -> (usize, u64) {
 }
 
 const RAX: (usize, u64) = valid_bit(0x1F8);
+const RCX: (usize, u64) = valid_bit(0x308);
+const RDX: (usize, u64) = valid_bit(0x310);
 const EXIT: [(usize, u64); 3] = [valid_bit(0x390), valid_bit(0x398), valid_bit(0x3A0)];
 
 /// SW_EXITCODE of IOIO.
 const IOIO: u64 = 0x7B;
+/// SW_EXITCODE of RDMSR and WRMSR.
+const MSR_ACCESS: u64 = 0x7C;
 
 /// SW_EXITINFO1 (APM volume 2, "IN/OUT intercept information").
 const fn port_exit_info_1(access: PortAccess) -> u64 {
@@ -156,19 +166,46 @@ const fn port_exit_info_1(access: PortAccess) -> u64 {
 
 /// A port access as an NAE event: RAX, exit code, exit information, valid bits. The caller writes them to the block.
 pub fn port_request(access: PortAccess) -> Registers {
-    let mut valid = [0; 2];
-    for (word, mask) in [RAX, EXIT[0], EXIT[1], EXIT[2]] {
-        if let Some(slot) = valid.get_mut(word) {
-            *slot |= mask;
-        }
-    }
     Registers {
         rax: access.out.map_or(0, u64::from),
         exit_code: IOIO,
         exit_info_1: port_exit_info_1(access),
-        exit_info_2: 0,
-        valid,
+        valid: valid_bits(&[RAX]),
+        ..Registers::default()
     }
+}
+
+/// The exit's own quadwords and these.
+fn valid_bits(with: &[(usize, u64)]) -> [u64; 2] {
+    let mut valid = [0; 2];
+    for (word, mask) in EXIT.iter().chain(with) {
+        if let Some(slot) = valid.get_mut(*word) {
+            *slot |= mask;
+        }
+    }
+    valid
+}
+
+/// WRMSR as an NAE event.
+pub fn msr_write_request(index: u32, value: u64) -> Registers {
+    const WRITE: u64 = 1;
+    Registers {
+        rax: value & 0xFFFF_FFFF,
+        rcx: u64::from(index),
+        rdx: value.wrapping_shr(32),
+        exit_code: MSR_ACCESS,
+        exit_info_1: WRITE,
+        exit_info_2: 0,
+        valid: valid_bits(&[RAX, RCX, RDX]),
+    }
+}
+
+/// Judges the answer to a WRMSR.
+pub fn msr_write_response(answer: &Registers) -> Result<(), Stop> {
+    if answer.exit_info_1 & 0xFFFF_FFFF != 0 {
+        return Err(broken("host refused to write an MSR"));
+    }
+    Ok(())
 }
 
 /// Judges the answer; the value of an IN.
@@ -187,10 +224,14 @@ pub fn port_response(access: PortAccess, answer: &Registers) -> Result<u32, Stop
 }
 
 /// The part of the block that a request fills and an answer is read from, once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Registers {
     /// RAX.
     pub rax: u64,
+    /// RCX.
+    pub rcx: u64,
+    /// RDX.
+    pub rdx: u64,
     /// SW_EXITCODE.
     pub exit_code: u64,
     /// SW_EXITINFO1.
@@ -250,6 +291,17 @@ mod tests {
         assert_eq!(write.valid, [1 << 63, 1 << 50 | 1 << 51 | 1 << 52]);
         let read = port_request(PortAccess { port: 0x514, width: Width::Dword, out: None });
         assert_eq!(read.exit_info_1, 0x0514_0241);
+    }
+
+    #[test]
+    fn a_written_msr_is_encoded_as_the_intercept_would_report_it_and_may_be_refused() {
+        let write = msr_write_request(0x2FF, 0x1_0000_0C06);
+        assert_eq!((write.exit_code, write.exit_info_1, write.exit_info_2), (0x7C, 1, 0));
+        assert_eq!((write.rcx, write.rdx, write.rax), (0x2FF, 1, 0xC06));
+        assert_eq!(write.valid, [1 << 63, 1 << 33 | 1 << 34 | 1 << 50 | 1 << 51 | 1 << 52]);
+        assert_eq!(msr_write_response(&Registers { exit_info_1: 0, ..write }), Ok(()));
+        let refused = msr_write_response(&Registers { exit_info_1: 1, ..write }).unwrap_err();
+        assert_eq!(refused.reason, TerminationReason::GhcbProtocol);
     }
 
     #[test]

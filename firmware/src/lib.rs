@@ -33,13 +33,14 @@ mod kernel;
 pub mod layout;
 mod machine;
 mod memory_map;
+mod memory_types;
 pub mod metadata;
 mod placement;
 pub mod sha256;
 pub mod tdcall;
 mod termination;
 mod trust;
-mod vectors;
+pub mod vectors;
 
 #[cfg(test)]
 mod fake;

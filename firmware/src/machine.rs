@@ -132,12 +132,21 @@ pub trait Machine {
     /// IN.
     fn read_port(&mut self, port: u16, width: Width) -> Result<u32, Stop>;
 
+    /// The CPUID instruction, if the processor has the leaf. Called in plain guests only: elsewhere the host would answer.
+    fn cpuid(&self, leaf: u32) -> Option<[u32; 4]>;
+
+    /// WRMSR of a register that the host keeps. Not called in TDs.
+    fn write_msr(&mut self, index: u32, value: u64) -> Result<(), Stop>;
+
     /// PVALIDATE of one page that [`Machine::map`] has mapped, or TDG.MEM.PAGE.ACCEPT. Not called in plain guests.
     fn validate(&mut self, gpa: u64, size: PageSize) -> Validation;
 
     /// Makes a page zero that [`Machine::validate`] has just changed. PVALIDATE leaves in it what the host put there; the
     /// TDX module zeroes a page when it is accepted, so this is for SNP guests only.
     fn clear(&mut self, gpa: u64, size: PageSize);
+
+    /// Makes shared pages private and not yet accepted. Nothing is read from or written to them any more.
+    fn make_private(&mut self, range: Range) -> Result<(), Stop>;
 
     /// Validates page 0 and fills it, without mapping it at its own address: it is the stack's guard.
     fn take_page_0(&mut self, fill: fn(&mut [u8; 4096])) -> Validation;

@@ -27,6 +27,9 @@ const VECTOR: [u8; 4] = [0xEB, 0x02, 0xCC, 0x00];
 /// `jmp .`, at every odd offset behind the table. From an even one, `0xFE 0xEB` is no instruction: vector 6. The words of
 /// zeros between them are `add %al, (%bx,%si)`, which changes a byte at most before it leads to one of both.
 const STOP: [u8; 2] = [0xEB, 0xFE];
+/// `int1`, in the byte behind the last pair: a processor that a host enters again after `hlt` would be in the next page. From
+/// the byte before, `0xFE 0xF1` is no instruction either.
+const LAST: u8 = 0xF1;
 /// The BIOS data area's words that Linux reads: the segment of the extended area, and the KiB of conventional memory.
 const BDA_WORDS: [usize; 2] = [0x40E, 0x413];
 
@@ -40,6 +43,9 @@ pub fn fill(page: &mut [u8; 4096]) {
     rest.fill(0xF4);
     for stop in rest.get_mut(1..).unwrap_or_default().chunks_exact_mut(STOP.len()) {
         stop.copy_from_slice(&STOP);
+    }
+    if let Some(last) = page.last_mut() {
+        *last = LAST;
     }
     for at in BDA_WORDS {
         page.get_mut(at..at.saturating_add(2)).unwrap_or_default().fill(0);

@@ -17,7 +17,9 @@ const UNIT: usize = 64 << 10;
 /// they are built: paths of the machine are kept out, and the profile is the firmware's own.
 pub fn build() -> Result<PathBuf> {
     let step = progress::step("building the firmware");
-    let mut flags = vec![r#"--cfg=sha2_backend="soft""#.to_owned()];
+    // Rounds in loops: unrolled ones are a third of the ROM.
+    let mut flags =
+        [r#"--cfg=sha2_backend="soft""#, r#"--cfg=sha2_backend_soft="compact""#].map(str::to_owned).to_vec();
     for (from, to) in [(Some(paths::workspace()), "."), (cargo_home(), "cargo")] {
         if let Some(from) = from {
             flags.push(format!("--remap-path-prefix={}={to}", from.display()));

@@ -83,6 +83,12 @@ impl GuestMemfd {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether somebody does.
+    #[cfg(test)]
+    pub fn changing(&self) -> bool {
+        self.changing.try_lock().is_err()
+    }
+
     /// Makes whole pages zero. Nobody else may use them meanwhile.
     pub fn zero(&self, offset: u64, bytes: u64) {
         let Some(host) = self.host(offset).filter(|_| offset.saturating_add(bytes) <= self.bytes) else {

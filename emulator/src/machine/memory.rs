@@ -63,6 +63,12 @@ impl Slot {
         self.gmem.as_ref().map(|(memory, _)| memory.change())
     }
 
+    /// Whether somebody does.
+    #[cfg(test)]
+    pub fn changing(&self) -> bool {
+        self.gmem.as_ref().is_some_and(|(memory, _)| memory.changing())
+    }
+
     /// Host address of the private page behind an address inside the slot.
     pub fn private_page(&self, gpa: u64) -> Option<*mut u8> {
         self.private(gpa & !(PAGE - 1)).and_then(|(memory, offset)| memory.host(offset))

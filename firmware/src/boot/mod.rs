@@ -13,6 +13,7 @@ use crate::kernel::{self, Elf, Plan, SetupHeader};
 use crate::layout::{BOOT_PARAMS, CMDLINE, CPUID, Range, SETUP};
 use crate::machine::{Guest, Machine, Width};
 use crate::memory_map::{E820Entry, ENTRIES_MAX, Ram};
+use crate::memory_types;
 use crate::placement::FreeRam;
 use crate::sha256::{Compress, compress_portably, compress_with_extensions};
 use crate::termination::{Stop, TerminationReason};
@@ -38,6 +39,7 @@ pub fn boot<M: Machine>(machine: &mut M) -> Result<Handoff, Stop> {
     if machine.guest().is_confidential() {
         accept::take_vectors(machine)?;
     }
+    memory_types::set(machine)?;
     let fw_cfg = FwCfg::open(machine)?;
     let ram = memory_map(machine, &fw_cfg)?;
     let cpus = cpu_count(machine, &fw_cfg)?;
@@ -60,6 +62,7 @@ pub fn boot<M: Machine>(machine: &mut M) -> Result<Handoff, Stop> {
 
     boot_params::write(machine, &ram, &Contents { header: kernel.header, initrd, rsdp: tables.start })?;
     console::line(machine, trust.words());
+    accept::take_back(machine)?;
     Ok(Handoff { entry: kernel.entry, boot_params: BOOT_PARAMS.start })
 }
 

@@ -115,6 +115,23 @@ pub unsafe fn pvalidate(address: u64, large: bool, validate: bool) -> (u32, bool
     (code as u32, unchanged != 0)
 }
 
+/// Reads the first and the last byte of each 4 KiB page of a range that was validated just now. Where CPUID
+/// 0x8000001F EBX[31] (COHERENCY_SFW_NO) is clear, the caches may still hold lines of such a page from when it was not the
+/// guest's; a read of these two with the guest's key evicts all of them (CVE-2025-38560, and what Linux does about it).
+/// It is done everywhere, before anything is written there: a store need not read the line first.
+///
+/// # Safety
+/// The range must be mapped privately and validated.
+pub unsafe fn evict_stale_lines(address: u64, bytes: u64) {
+    for page in (address..address + bytes).step_by(4096) {
+        // SAFETY: both bytes are the page's; what they hold is not used.
+        unsafe {
+            (page as *const u8).read_volatile();
+            ((page + 4095) as *const u8).read_volatile();
+        }
+    }
+}
+
 /// Reloads CR3, which drops every translation: no page is global.
 ///
 /// # Safety

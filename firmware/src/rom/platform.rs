@@ -3,7 +3,7 @@
 use crate::{cpu, paging, tdcall, vmgexit};
 use cloister_attestation::abi::{SLEEP_CONTROL_PORT, SLEEP_S5, TERMINATION_FLAG, TERMINATION_PORT};
 use cloister_firmware::layout::{
-    BOUNCE, GHCB, HIGH_RAM_START, LAUNCH_STACK, LOW_RAM_END, NOT_RAM, RAM_BELOW_4G_END, Range, STACK, VECTORS,
+    BOUNCE, HIGH_RAM_START, LAUNCH_STACK, LOW_RAM_END, NOT_RAM, RAM_BELOW_4G_END, Range, STACK, VECTORS,
 };
 use cloister_firmware::{
     Guest, Handoff, Machine, PageSize, PortAccess, Stop, TerminationReason, Validation, Width,
@@ -28,10 +28,7 @@ impl Platform {
         // SAFETY: the lowest quadword of the stack is this flag's, see `is_first_failure`.
         unsafe { Self::failure_flag().write_volatile(0) };
         let started = match platform.guest {
-            Guest::Plain => {
-                set_memory_types();
-                Ok(())
-            }
+            Guest::Plain => Ok(()),
             Guest::Snp { .. } => vmgexit::start(),
             guest @ Guest::Td { .. } => tdcall::start(guest.shared_mask()),
         };
@@ -76,28 +73,12 @@ impl Platform {
         cpu::halt()
     }
 
-    /// Gives the shared pages back and starts the kernel.
-    pub fn enter(mut self, handoff: Handoff) -> ! {
-        let stopped = match self.guest {
-            Guest::Plain => Ok(()),
-            Guest::Snp { .. } => vmgexit::stop(),
-            guest @ Guest::Td { .. } => tdcall::stop(guest.shared_mask()),
-        };
-        if let Err(stop) = stopped {
-            self.terminate(&stop);
-        }
+    /// Starts the kernel.
+    pub fn enter(self, handoff: Handoff) -> ! {
         // The kernel reads the BIOS data area there before it has page tables of its own.
         paging::map_page_0(VECTORS.start);
         // SAFETY: the library checked and placed the kernel; nothing of this code is needed after it.
         unsafe { enter_kernel(handoff.entry, handoff.boot_params) }
-    }
-
-    /// The GHCB is in use from when it is mapped as shared until the end of the firmware.
-    fn ghcb_port(&self, access: PortAccess) -> Result<u32, Stop> {
-        if !paging::is_shared(GHCB.start) {
-            return Err(Stop::because(TerminationReason::GhcbProtocol, "no GHCB"));
-        }
-        vmgexit::port(access)
     }
 }
 
@@ -106,10 +87,11 @@ impl Machine for Platform {
         self.guest
     }
 
+    #[inline(never)]
     fn write_port(&mut self, port: u16, width: Width, value: u32) -> Result<(), Stop> {
         let out = Some(value);
         match self.guest {
-            Guest::Snp { .. } => self.ghcb_port(PortAccess { port, width, out }).map(drop),
+            Guest::Snp { .. } => vmgexit::port(PortAccess { port, width, out }).map(drop),
             Guest::Td { .. } => tdcall::port(PortAccess { port, width, out }).map(drop),
             // SAFETY: the ports are the machine model's; fw_cfg's DMA is pointed at the bounce buffer only.
             Guest::Plain => unsafe {
@@ -125,7 +107,7 @@ impl Machine for Platform {
 
     fn read_port(&mut self, port: u16, width: Width) -> Result<u32, Stop> {
         match self.guest {
-            Guest::Snp { .. } => self.ghcb_port(PortAccess { port, width, out: None }),
+            Guest::Snp { .. } => vmgexit::port(PortAccess { port, width, out: None }),
             Guest::Td { .. } => tdcall::port(PortAccess { port, width, out: None }),
             // SAFETY: as for writing.
             Guest::Plain => Ok(unsafe {
@@ -138,11 +120,43 @@ impl Machine for Platform {
         }
     }
 
+    #[inline(never)]
     fn validate(&mut self, gpa: u64, size: PageSize) -> Validation {
         if let Guest::Td { .. } = self.guest {
             return tdcall::accept(gpa, size);
         }
-        pvalidate(gpa, size)
+        vmgexit::validate(gpa, size)
+    }
+
+    fn cpuid(&self, leaf: u32) -> Option<[u32; 4]> {
+        let highest = core::arch::x86_64::__cpuid(leaf & 0x8000_0000).eax;
+        (leaf <= highest).then(|| {
+            let found = core::arch::x86_64::__cpuid(leaf);
+            [found.eax, found.ebx, found.ecx, found.edx]
+        })
+    }
+
+    fn write_msr(&mut self, index: u32, value: u64) -> Result<(), Stop> {
+        match self.guest {
+            // SAFETY: the library writes MSRs that CPUID promises and that change no value in memory.
+            Guest::Plain => unsafe { cpu::wrmsr(index, value) },
+            Guest::Snp { .. } => vmgexit::write_msr(index, value)?,
+            Guest::Td { .. } => {
+                return Err(Stop::because(
+                    TerminationReason::UnexpectedException,
+                    "internal error: an MSR in a TD",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn make_private(&mut self, range: Range) -> Result<(), Stop> {
+        match self.guest {
+            Guest::Plain => Ok(()),
+            Guest::Snp { .. } => vmgexit::make_private(range),
+            guest @ Guest::Td { .. } => tdcall::make_private(range, guest.shared_mask()),
+        }
     }
 
     fn clear(&mut self, gpa: u64, size: PageSize) {
@@ -155,7 +169,7 @@ impl Machine for Platform {
         paging::map_page_0(at);
         let validation = match self.guest {
             Guest::Td { .. } => tdcall::accept(0, PageSize::Small),
-            _ => pvalidate(at, PageSize::Small),
+            _ => vmgexit::validate(at, PageSize::Small),
         };
         if validation == Validation::Changed {
             // SAFETY: the page is mapped there and accepted, and nothing else refers to it.
@@ -225,18 +239,6 @@ impl Machine for Platform {
     }
 }
 
-/// PVALIDATE of a page that is mapped privately at this address.
-fn pvalidate(address: u64, size: PageSize) -> Validation {
-    const SIZE_MISMATCH: u32 = 6;
-    // SAFETY: nothing uses a page that is not validated yet.
-    match unsafe { cpu::pvalidate(address, size == PageSize::Large, true) } {
-        (0, false) => Validation::Changed,
-        (0, true) => Validation::Unchanged,
-        (SIZE_MISMATCH, _) => Validation::SizeMismatch,
-        (code, _) => Validation::Failed(code),
-    }
-}
-
 /// A part of the bounce buffer.
 fn bounce(offset: usize, length: usize) -> Result<*mut u8, Stop> {
     match offset.checked_add(length) {
@@ -245,33 +247,5 @@ fn bounce(offset: usize, length: usize) -> Result<*mut u8, Stop> {
             TerminationReason::UnexpectedException,
             "internal error: outside the bounce buffer",
         )),
-    }
-}
-
-/// RAM is write-back, the hole below 4 GiB is not cached: what firmware owes a kernel that looks at MTRRs. A guest
-/// without confidentiality only; in others memory types are the page tables' alone.
-fn set_memory_types() {
-    const CPUID_MTRR: u32 = 1 << 12;
-    const DEFAULT_TYPE: u32 = 0x2FF;
-    const BASE_0: u32 = 0x200;
-    const MASK_0: u32 = 0x201;
-    const WRITE_BACK: u64 = 6;
-    const ENABLED: u64 = 1 << 11;
-    const VALID: u64 = 1 << 11;
-    const UNCACHED: u64 = 0;
-
-    if core::arch::x86_64::__cpuid(1).edx & CPUID_MTRR == 0 {
-        return;
-    }
-    let address_bits = match core::arch::x86_64::__cpuid(0x8000_0000).eax {
-        0x8000_0008.. => core::arch::x86_64::__cpuid(0x8000_0008).eax & 0xFF,
-        _ => 36,
-    };
-    let mask = ((1 << address_bits.clamp(36, 52)) - 1) & !(0x1_0000_0000 - RAM_BELOW_4G_END - 1);
-    // SAFETY: CPUID says that the MSRs exist; types of memory change no value in it.
-    unsafe {
-        cpu::wrmsr(BASE_0, RAM_BELOW_4G_END | UNCACHED);
-        cpu::wrmsr(MASK_0, mask | VALID);
-        cpu::wrmsr(DEFAULT_TYPE, ENABLED | WRITE_BACK);
     }
 }

@@ -28,18 +28,12 @@ pub fn start(shared_bit: u64) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Takes the bounce buffer back, as zeros: acceptance makes them.
-pub fn stop(shared_bit: u64) -> Result<(), Stop> {
-    map_gpa(BOUNCE, 0, shared_bit)?;
-    for page in (BOUNCE.start..BOUNCE.end).step_by(PAGE as usize) {
+/// Makes shared pages private, to be accepted.
+pub fn make_private(range: Range, shared_bit: u64) -> Result<(), Stop> {
+    map_gpa(range, 0, shared_bit)?;
+    for page in (range.start..range.end).step_by(PAGE as usize) {
         // SAFETY: the page is mapped, and no raw pointer to it is used any more.
         unsafe { paging::set_shared(page, false) };
-        if accept(page, PageSize::Small) != Validation::Changed {
-            return Err(Stop::because(
-                TerminationReason::PageValidationFailed,
-                "a shared page could not be taken back",
-            ));
-        }
     }
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use crate::{cpu, paging};
 use cloister_firmware::ghcb::{self, Ghcb, Registers, Request};
-use cloister_firmware::layout::{BOUNCE, GHCB, PAGE};
-use cloister_firmware::{PortAccess, Stop, TerminationReason};
+use cloister_firmware::layout::{BOUNCE, GHCB, PAGE, Range};
+use cloister_firmware::{PageSize, PortAccess, Stop, TerminationReason, Validation};
 
 fn block() -> *mut Ghcb {
     GHCB.start as *mut Ghcb
@@ -34,14 +34,6 @@ pub fn start() -> Result<(), Stop> {
     Ok(())
 }
 
-/// Takes bounce buffer and GHCB back. No call through the GHCB is possible afterwards.
-pub fn stop() -> Result<(), Stop> {
-    for page in (BOUNCE.start..BOUNCE.end).chain(GHCB.start..GHCB.end).step_by(PAGE as usize) {
-        unshare(page)?;
-    }
-    Ok(())
-}
-
 /// The page was never validated, so there is nothing to rescind before it becomes shared.
 fn share(page: u64) -> Result<(), Stop> {
     request(Request::MakeShared(page))?;
@@ -50,35 +42,60 @@ fn share(page: u64) -> Result<(), Stop> {
     Ok(())
 }
 
-fn unshare(page: u64) -> Result<(), Stop> {
-    // SAFETY: the page is mapped; only raw pointers lead to shared pages, and none of them is used any more.
-    unsafe {
-        cpu::flush_page(page);
-        paging::set_shared(page, false);
-    }
-    request(Request::MakePrivate(page))?;
-    // SAFETY: the page is mapped privately.
-    match unsafe { cpu::pvalidate(page, false, true) } {
-        (0, false) => {
-            // It holds what the host put there, before it was shared or now. SAFETY: nothing refers to the page.
-            unsafe { cpu::clear(page, PAGE) };
-            Ok(())
+/// Makes shared pages private. Without the GHCB's own page no call through it is possible any more.
+pub fn make_private(range: Range) -> Result<(), Stop> {
+    for page in (range.start..range.end).step_by(PAGE as usize) {
+        // SAFETY: the page is mapped; only raw pointers lead to shared pages, and none of them is used any more.
+        unsafe {
+            cpu::flush_page(page);
+            paging::set_shared(page, false);
         }
-        _ => Err(Stop::because(
-            TerminationReason::PageValidationFailed,
-            "a shared page could not be taken back",
-        )),
+        request(Request::MakePrivate(page))?;
+    }
+    Ok(())
+}
+
+/// PVALIDATE of a page that is mapped privately at this address.
+#[inline(never)]
+pub fn validate(address: u64, size: PageSize) -> Validation {
+    const SIZE_MISMATCH: u32 = 6;
+    // SAFETY: nothing uses a page that is not validated yet.
+    match unsafe { cpu::pvalidate(address, size == PageSize::Large, true) } {
+        (0, false) => {
+            // SAFETY: the page is mapped, and it is valid now.
+            unsafe { cpu::evict_stale_lines(address, size.bytes()) };
+            Validation::Changed
+        }
+        (0, true) => Validation::Unchanged,
+        (SIZE_MISMATCH, _) => Validation::SizeMismatch,
+        (code, _) => Validation::Failed(code),
     }
 }
 
-/// A port access as an NAE event. The answer is read once.
+/// A port access as an NAE event.
 pub fn port(access: PortAccess) -> Result<u32, Stop> {
+    ghcb::port_response(access, &call(&ghcb::port_request(access))?)
+}
+
+/// WRMSR as an NAE event.
+pub fn write_msr(index: u32, value: u64) -> Result<(), Stop> {
+    ghcb::msr_write_response(&call(&ghcb::msr_write_request(index, value))?)
+}
+
+/// One call through the GHCB. The answer is read once.
+#[inline(never)]
+fn call(send: &Registers) -> Result<Registers, Stop> {
+    // It is in use from when it is mapped as shared until it is taken back.
+    if !paging::is_shared(GHCB.start) {
+        return Err(Stop::because(TerminationReason::GhcbProtocol, "no GHCB"));
+    }
     let block = block();
-    let send = ghcb::port_request(access);
     // SAFETY: the block is mapped shared since `start`; every access is a volatile one through a raw pointer, as the
     // host may write at any time.
-    let answer = unsafe {
+    Ok(unsafe {
         (&raw mut (*block).rax).write_volatile(send.rax);
+        (&raw mut (*block).rcx).write_volatile(send.rcx);
+        (&raw mut (*block).rdx).write_volatile(send.rdx);
         (&raw mut (*block).exit_code).write_volatile(send.exit_code);
         (&raw mut (*block).exit_info_1).write_volatile(send.exit_info_1);
         (&raw mut (*block).exit_info_2).write_volatile(send.exit_info_2);
@@ -89,13 +106,14 @@ pub fn port(access: PortAccess) -> Result<u32, Stop> {
         cpu::vmgexit();
         Registers {
             rax: (&raw const (*block).rax).read_volatile(),
+            rcx: (&raw const (*block).rcx).read_volatile(),
+            rdx: (&raw const (*block).rdx).read_volatile(),
             exit_code: (&raw const (*block).exit_code).read_volatile(),
             exit_info_1: (&raw const (*block).exit_info_1).read_volatile(),
             exit_info_2: (&raw const (*block).exit_info_2).read_volatile(),
             valid: (&raw const (*block).valid).read_volatile(),
         }
-    };
-    ghcb::port_response(access, &answer)
+    })
 }
 
 /// Asks the host to end the guest.

@@ -97,7 +97,12 @@ pub fn supported(kvm: &Kvm) -> Result<CpuId, LaunchError> {
 
 /// CPUID Fn0000_0001_EAX.
 pub fn signature(cpuid: &CpuId) -> u32 {
-    cpuid.as_slice().iter().find(|entry| entry.function == 1).map_or(0, |entry| entry.eax)
+    leaf(cpuid, 1).map_or(0, |entry| entry.eax)
+}
+
+/// A leaf; the first subleaf, if it has several.
+pub fn leaf(cpuid: &CpuId, function: u32) -> Option<&kvm_cpuid_entry2> {
+    cpuid.as_slice().iter().find(|entry| entry.function == function)
 }
 
 /// The CPUID of vCPU `index` of `cpus`: one package of single-threaded cores.

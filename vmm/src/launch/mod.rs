@@ -56,6 +56,8 @@ pub enum LaunchError {
     TooManyCpus { cpus: u32, max: usize },
     #[error("{call}: {source}")]
     Kvm { call: &'static str, source: kvm_ioctls::Error },
+    #[error("KVM_SET_MSRS: MSR {index:#x} (a memory type) is refused; MTRRs are part of KVM's processor")]
+    MemoryType { index: u32 },
     #[error(transparent)]
     Memory(#[from] MemoryError),
     #[error("/dev/sev: {0}; SEV-SNP needs the secure processor's driver (ccp)")]
@@ -268,6 +270,10 @@ fn create_vcpu(
     let vcpu = vm.create_vcpu(u64::from(index)).call("KVM_CREATE_VCPU")?;
     let cpuid = cpuid::for_vcpu(supported, index, cpus, masks)?;
     vcpu.set_cpuid2(&cpuid).call("KVM_SET_CPUID2")?;
+    // A TD's private memory is write-back whatever they say, and Linux there must not be tempted to change them.
+    if !matches!(masks, cpuid::Masks::Td) {
+        reset::set_memory_types(&vcpu, &cpuid)?;
+    }
     Ok((vcpu, cpuid::signature(&cpuid)))
 }
 

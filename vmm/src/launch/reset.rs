@@ -3,10 +3,11 @@
 //! For SNP this is what KVM builds the measured VMSAs from: it must match
 //! `cloister_attestation::measure::snp::Vmsa::at_reset`, which adds what KVM adds (EFER.SVME, CR4.MCE).
 
-use kvm_bindings::{kvm_dtable, kvm_fpu, kvm_regs, kvm_segment, kvm_sregs};
+use cloister_attestation::abi::memory_types;
+use kvm_bindings::{CpuId, Msrs, kvm_dtable, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 
-use super::{Call, LaunchError};
+use super::{Call, LaunchError, cpuid};
 
 /// Linear address of a boot processor's first instruction.
 pub const RESET_VECTOR: u32 = 0xffff_fff0;
@@ -35,6 +36,18 @@ pub fn set_reset_state(vcpu: &VcpuFd, eip: u32, signature: u32) -> Result<(), La
     vcpu.set_regs(&regs).call("KVM_SET_REGS")?;
     let fpu = kvm_fpu { fcw: FCW_AT_RESET, mxcsr: MXCSR_AT_RESET, ..Default::default() };
     vcpu.set_fpu(&fpu).call("KVM_SET_FPU")
+}
+
+/// Sets the MTRRs as the firmware sets the boot processor's. The others never run it, and Linux 6.1 complains of a BIOS that
+/// did not set up all.
+pub fn set_memory_types(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), LaunchError> {
+    let address_bits = cpuid::leaf(cpuid, 0x8000_0008).map_or(36, |entry| entry.eax & 0xff);
+    let entries =
+        memory_types(address_bits).map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
+    let msrs = Msrs::from_entries(&entries).map_err(|_| LaunchError::MemoryType { index: 0 })?;
+    let set = vcpu.set_msrs(&msrs).call("KVM_SET_MSRS")?;
+    // KVM stops at the first that it refuses.
+    entries.get(set).map_or(Ok(()), |refused| Err(LaunchError::MemoryType { index: refused.index }))
 }
 
 /// The system registers; the APIC's base is KVM's to choose.

@@ -220,6 +220,11 @@ fn compare(
         // Which masked exceptions an instruction reports beside the unmasked one differs between processors.
         guest.0.image[24] = guest.0.image[24] & 0xc0 | host.0.image[24] & 0x3f;
     }
+    // Whether a store from an MMX register that faults has entered MMX state already differs between processors.
+    let left_alone = left_alone
+        || same_end
+            && host.1 == End::Memory
+            && case.listing.iter().any(|(i, _)| i.mnemonic() == Mnemonic::Movntq);
     if !left_alone && image_differs(&host.0.image, &guest.0.image) {
         wrong.push(format!("fpu (host, guest): {}", image_difference(&host.0.image, &guest.0.image)));
     }
@@ -231,7 +236,19 @@ fn compare(
     }
     let listing: Vec<_> =
         case.listing.iter().map(|(i, bytes)| format!("{:?} {bytes:02x?}", i.code())).collect();
-    Err(format!("{}\n{}\nstart: {:x?} {:#x}", listing.join("\n"), wrong.join("\n"), start.gpr, start.rflags))
+    let ends = format!(
+        "ends: host {:?}, guest {:?}; FCW, FSW at the start {:x?}",
+        host.1,
+        guest.1,
+        &start.image[..4]
+    );
+    Err(format!(
+        "{}\n{}\n{ends}\nstart: {:x?} {:#x}",
+        listing.join("\n"),
+        wrong.join("\n"),
+        start.gpr,
+        start.rflags
+    ))
 }
 
 fn environment(name: &str, default: u64) -> u64 {
