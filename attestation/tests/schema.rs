@@ -29,7 +29,8 @@ impl Validator {
     }
 }
 
-/// Both serde and the schema must judge each document as the table says.
+/// Both serde and the schema must judge each document as the table says. (What no policy can mean, such as an empty list or a
+/// minimum above its maximum, serde alone refuses.)
 fn check_policies<P: DeserializeOwned>(schema: Value, rows: &[(Value, bool)]) {
     let schema = Validator::new(schema);
     for (document, good) in rows {
@@ -47,7 +48,6 @@ fn the_schema_of_snp_policies_accepts_what_serde_accepts() {
             (json!({}), true),
             (serde_json::to_value(snp::Policy::default()).unwrap(), true),
             (json!({"measurement": [digest], "report_data": "00".repeat(64), "vmpl": [0, 1]}), true),
-            (json!({"measurement": []}), true),
             (json!({"measurement": null}), true),
             (json!({"measurement": ["00"]}), false),
             (json!({"measurement": "00"}), false),
@@ -157,7 +157,10 @@ fn the_schema_of_tdx_policies_accepts_what_serde_accepts() {
         &[
             (json!({}), true),
             (serde_json::to_value(tdx::Policy::default()).unwrap(), true),
-            (json!({"mrtd": [digest], "rtmr0": [], "rtmr3": null, "report_data": "00".repeat(64)}), true),
+            (
+                json!({"mrtd": [digest], "rtmr0": [digest], "rtmr3": null, "report_data": "00".repeat(64)}),
+                true,
+            ),
             (json!({"mrtd": ["00"]}), false),
             (json!({"mrtd": "00"}), false),
             (json!({"mrdt": []}), false),
