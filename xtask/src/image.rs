@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cpio::Archive;
 use crate::kernel::Kernel;
 use crate::modules::Wanted;
-use crate::{command, modules, paths, progress};
+use crate::{additions, command, modules, paths, progress};
 
 /// What the guest loads: reports, disks, vsock, randomness, and the encryption of reports where it is a module (a library
 /// since Linux 6.13). Kernels before 6.7 have no configfs-tsm, nor a driver for quotes.
@@ -26,18 +26,27 @@ const MODULES: [Wanted<'_>; 8] = [
     Wanted::IfThere("configfs"),
 ];
 
-/// Builds the initramfs; its path.
+/// Builds the initramfs with nothing of one's own in it; its path.
 pub fn build(kernel: &Kernel, output: Option<PathBuf>) -> Result<PathBuf> {
+    build_with(kernel, &additions::Options::default(), output)
+}
+
+/// Builds the initramfs; its path.
+pub fn build_with(
+    kernel: &Kernel,
+    additions: &additions::Options,
+    output: Option<PathBuf>,
+) -> Result<PathBuf> {
     let init = guest_tools()?;
     let step = progress::step("building the initramfs");
-    let archive = archive(kernel, &init)?;
+    let archive = archive(kernel, &init, additions)?;
     drop(step);
     let path = output.unwrap_or_else(|| paths::target().join("cloister-initrd.img"));
     fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
-fn archive(kernel: &Kernel, init: &[u8]) -> Result<Vec<u8>> {
+fn archive(kernel: &Kernel, init: &[u8], additions: &additions::Options) -> Result<Vec<u8>> {
     let modules = match &kernel.modules {
         Some(directory) => modules::collect(directory, &MODULES)?,
         None => Vec::new(),
@@ -54,6 +63,7 @@ fn archive(kernel: &Kernel, init: &[u8]) -> Result<Vec<u8>> {
         archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.bytes);
     }
     archive.file("modules/order", 0o644, order.as_bytes());
+    additions::write(additions, &mut archive)?;
     Ok(archive.finish())
 }
 
@@ -93,9 +103,9 @@ mod tests {
     #[test]
     fn the_same_inputs_give_the_same_bytes() {
         let kernel = Kernel { image: PathBuf::new(), modules: None, version: String::new() };
-        let first = archive(&kernel, b"\x7fELF init").unwrap();
-        assert_eq!(first, archive(&kernel, b"\x7fELF init").unwrap());
-        assert_ne!(first, archive(&kernel, b"\x7fELF other").unwrap());
+        let first = archive(&kernel, b"\x7fELF init", &additions::Options::default()).unwrap();
+        assert_eq!(first, archive(&kernel, b"\x7fELF init", &additions::Options::default()).unwrap());
+        assert_ne!(first, archive(&kernel, b"\x7fELF other", &additions::Options::default()).unwrap());
     }
 
     #[test]
@@ -103,6 +113,11 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let modules = Some(empty.path().to_owned());
         let kernel = Kernel { image: PathBuf::new(), modules, version: String::new() };
-        assert!(archive(&kernel, b"init").unwrap_err().to_string().contains("no module"));
+        assert!(
+            archive(&kernel, b"init", &additions::Options::default())
+                .unwrap_err()
+                .to_string()
+                .contains("no module")
+        );
     }
 }

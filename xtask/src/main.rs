@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a developer does with this repository that is more than `cargo build`.
 
+mod additions;
 mod apt;
 mod bench;
 mod book;
@@ -56,6 +57,9 @@ enum Command {
         /// Kernel to take modules from, as for `kernel`.
         #[command(flatten)]
         kernel: kernel::Options,
+        /// What else goes into it.
+        #[command(flatten)]
+        additions: additions::Options,
         /// Where to write it.
         #[arg(long)]
         output: Option<PathBuf>,
@@ -77,9 +81,9 @@ fn run(command: Command) -> Result<()> {
             let kernel = kernel::obtain(&options)?;
             println!("{} ({})", kernel.image.display(), kernel.version);
         }
-        Command::Image { kernel, output } => {
+        Command::Image { kernel, additions, output } => {
             let kernel = kernel::obtain(&kernel)?;
-            let image = image::build(&kernel, output)?;
+            let image = image::build_with(&kernel, &additions, output)?;
             println!("{}", image.display());
         }
     }
