@@ -54,10 +54,14 @@ impl FromStr for Addition {
 
 /// What `image` takes.
 #[derive(clap::Args, Clone, Debug, Default)]
+#[group(id = "additions")]
 pub struct Options {
     /// Add a file, with its mode, at PATH, which begins with `/` (else in /bin); may come again.
     #[arg(long, value_name = "FILE[:PATH]")]
     pub add: Vec<Addition>,
+    /// Add a kernel module, and what it depends on; init loads it. May come again.
+    #[arg(long, value_name = "NAME")]
+    pub module: Vec<String>,
     /// Add Debian's busybox-static, with its commands in /bin.
     #[arg(long)]
     pub shell: bool,
@@ -180,7 +184,7 @@ mod tests {
         let add =
             additions.iter().map(|text| text.parse().map_err(anyhow::Error::msg)).collect::<Result<_>>()?;
         let mut archive = Archive::default();
-        write(&Options { add, shell: false }, &mut archive)?;
+        write(&Options { add, ..Options::default() }, &mut archive)?;
         Ok(archive.finish())
     }
 

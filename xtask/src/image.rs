@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cpio::Archive;
 use crate::kernel::Kernel;
@@ -48,7 +48,11 @@ pub fn build_with(
 
 fn archive(kernel: &Kernel, init: &[u8], additions: &additions::Options) -> Result<Vec<u8>> {
     let modules = match &kernel.modules {
-        Some(directory) => modules::collect(directory, &MODULES)?,
+        Some(directory) => {
+            let own = additions.module.iter().map(|name| Wanted::Needed(name));
+            modules::collect(directory, &MODULES.into_iter().chain(own).collect::<Vec<_>>())?
+        }
+        None if !additions.module.is_empty() => bail!("--module: where are the kernel's? Say --modules DIR"),
         None => Vec::new(),
     };
     let mut archive = Archive::default();
@@ -113,11 +117,10 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let modules = Some(empty.path().to_owned());
         let kernel = Kernel { image: PathBuf::new(), modules, version: String::new() };
-        assert!(
-            archive(&kernel, b"init", &additions::Options::default())
-                .unwrap_err()
-                .to_string()
-                .contains("no module")
-        );
+        let none = additions::Options::default();
+        assert!(archive(&kernel, b"init", &none).unwrap_err().to_string().contains("no module"));
+        let kernel = Kernel { modules: None, ..kernel };
+        let own = additions::Options { module: vec!["dm-crypt".into()], ..none };
+        assert!(archive(&kernel, b"init", &own).unwrap_err().to_string().contains("--modules DIR"));
     }
 }

@@ -4,6 +4,7 @@ mod additions;
 mod apt;
 mod bench;
 mod book;
+mod book_commands;
 mod boot;
 mod command;
 mod cpio;
@@ -97,5 +98,16 @@ fn main() -> ExitCode {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
     }
 }
