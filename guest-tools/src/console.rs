@@ -10,8 +10,10 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether the kernel's messages do not reach the console.
+/// Whether the kernel's messages do not reach the console: silenced here, or by `quiet` or `loglevel=` on the command line.
 static QUIET: AtomicBool = AtomicBool::new(false);
+/// The priority of what is said here: notice.
+const PRIORITY: u8 = 5;
 /// Characters of one line at most: parts of it may be the host's.
 const MAX_LINE: usize = 1000;
 
@@ -61,8 +63,16 @@ fn close_at(sysctl: &Path, openings: Openings) -> io::Result<()> {
 /// Closes the console. `/proc` must be mounted.
 pub fn close(openings: Openings) -> Result<(), String> {
     close_at(Path::new("/proc/sys"), openings).map_err(|e| format!("the console cannot be closed: {e}"))?;
-    QUIET.store(!openings.verbose, Ordering::Relaxed);
+    let level = fs::read_to_string("/proc/sys/kernel/printk").unwrap_or_default();
+    QUIET.store(!openings.verbose || hides(&level), Ordering::Relaxed);
     Ok(())
+}
+
+/// Whether the console's level, first of the numbers in `kernel/printk`, hides what is said here: only messages below the
+/// level are shown. Where it cannot be read, a line that comes twice is better than none.
+fn hides(printk: &str) -> bool {
+    let level = printk.split_ascii_whitespace().next().and_then(|level| level.parse::<u8>().ok());
+    level.is_none_or(|level| level <= PRIORITY)
 }
 
 /// A line without what a terminal would act on, and not endless.
@@ -80,8 +90,7 @@ fn plain(line: &str) -> String {
 /// To the kernel log, and to the console where the log does not go there.
 pub fn say(line: &str) {
     let line = plain(line);
-    // Priority 5, notice.
-    let logged = fs::write("/dev/kmsg", format!("<5>cloister-guest: {line}\n")).is_ok();
+    let logged = fs::write("/dev/kmsg", format!("<{PRIORITY}>cloister-guest: {line}\n")).is_ok();
     if !logged || QUIET.load(Ordering::Relaxed) {
         eprintln!("cloister-guest: {line}");
     }
@@ -115,6 +124,20 @@ mod tests {
         fs::create_dir(kernel.join("sysrq")).unwrap();
         assert!(close_at(&dir, Openings::default()).is_err(), "what cannot be closed is not passed over");
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_kernel_that_was_told_to_be_quiet_hides_what_is_said_in_its_log() {
+        // `quiet` is 4, Linux's default 7, `debug` 10.
+        for (printk, hidden) in [
+            ("4\t4\t1\t7\n", true),
+            ("5 4 1 7", true),
+            ("7\t4\t1\t7\n", false),
+            ("10 4 1 7", false),
+            ("", true),
+        ] {
+            assert_eq!(hides(printk), hidden, "{printk:?}");
+        }
     }
 
     #[test]

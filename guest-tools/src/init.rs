@@ -24,6 +24,18 @@ const CONFIGFS: &str = "/sys/kernel/config";
 /// Decompressed modules, and the order in which to load them.
 const MODULES: &str = "/modules";
 
+/// Where `cloister.exec` and its children look for programs: `cargo xtask image` puts them there.
+const PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
+/// Words that mean something to a distribution's initramfs and nothing to this one: who writes them expects another root or
+/// another first program, and would get neither.
+const OTHERS: &[(&str, &str)] = &[
+    (
+        "root",
+        "this init mounts no root: it stays in the initramfs. Mount the disk in the program that cloister.exec names, or take the distribution's own initramfs",
+    ),
+    ("init", "the first program is /init of the initramfs. Name yours with cloister.exec"),
+];
+
 /// What the kernel command line asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Orders {
@@ -34,7 +46,8 @@ struct Orders {
     secrets: Vec<String>,
     /// The resource that is the key of proofs.
     proof: Option<String>,
-    exec: Option<String>,
+    /// A program, and its arguments.
+    exec: Vec<String>,
     console: Openings,
 }
 
@@ -42,20 +55,31 @@ impl Orders {
     fn parse(command_line: &str) -> Result<Self, String> {
         let mut orders = Self::default();
         for word in command_line.split_ascii_whitespace() {
-            let Some((name, value)) = word.split_once('=') else { continue };
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let wrong = |why: &dyn std::fmt::Display| format!("{name}: {why}");
+            if let Some((_, why)) = OTHERS.iter().find(|(other, _)| *other == name) {
+                return Err(format!("{word}: {why}"));
+            }
             match name {
                 "cloister.broker" => orders.broker = Some(value.parse().map_err(|e| wrong(&e))?),
                 "cloister.broker-key" => pin(&mut orders.pins, value).map_err(|e| wrong(&e))?,
                 "cloister.secret" => orders.secrets.push(value.to_owned()),
                 "cloister.proof" => orders.proof = Some(value.to_owned()),
-                "cloister.exec" => orders.exec = Some(value.to_owned()),
+                "cloister.exec" => orders.exec = program(value).map_err(|e| wrong(&e))?,
                 "cloister.console" => orders.console = value.parse().map_err(|e| wrong(&e))?,
                 _ if name.starts_with("cloister.") => return Err(format!("{name} is not known")),
                 _ => {}
             }
         }
         Ok(orders)
+    }
+}
+
+/// `PATH[,ARGUMENT]…`. The kernel's command line has no better separator; a script in the initramfs can say the rest.
+fn program(text: &str) -> Result<Vec<String>, String> {
+    match text.starts_with('/') {
+        true => Ok(text.split(',').map(str::to_owned).collect()),
+        false => Err(format!("{text:?} is not PATH[,ARGUMENT]… with a path that begins with /")),
     }
 }
 
@@ -108,8 +132,8 @@ fn guest() -> Result<u8, String> {
         true => report(),
         false => fetch(&orders)?,
     }
-    match &orders.exec {
-        Some(program) => execute(program),
+    match orders.exec.split_first() {
+        Some((program, arguments)) => execute(program, arguments),
         None => Ok(0),
     }
 }
@@ -188,8 +212,10 @@ fn keep(resource: &str, secret: &Zeroizing<Vec<u8>>, first: bool) -> Result<(), 
     Ok(())
 }
 
-fn execute(program: &str) -> Result<u8, String> {
+fn execute(program: &str, arguments: &[String]) -> Result<u8, String> {
     let status = Command::new(program)
+        .args(arguments)
+        .env("PATH", PATH)
         .env("CLOISTER_SECRET_FILE", SECRET)
         .status()
         .map_err(|e| format!("{program}: {e}"))?;
@@ -217,7 +243,7 @@ mod tests {
             pins,
             secrets: vec!["a/b/c".into(), "d/e/f".into()],
             proof: Some("p/r/f".into()),
-            exec: None,
+            exec: Vec::new(),
             console: Openings { input: true, verbose: false },
         };
         assert_eq!(Orders::parse(&line), Ok(expected));
@@ -227,9 +253,57 @@ mod tests {
             "cloister.broker-key=sha256:short",
             "cloister.broker-key=file:/nonexistent",
             "cloister.console=login",
+            "cloister.exec",
+            "cloister.exec=relative",
+            "cloister.secret=a/b/c cloister.typo",
+            "root=/dev/vda1",
+            "console=hvc0 init=/bin/sh",
         ] {
             assert!(Orders::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_program_has_arguments_behind_commas() {
+        for (line, expected) in [
+            ("cloister.exec=/bin/prog", &["/bin/prog"][..]),
+            ("cloister.exec=/bin/sh,-c,ls", &["/bin/sh", "-c", "ls"]),
+            ("cloister.exec=/bin/prog,,--x=y", &["/bin/prog", "", "--x=y"]),
+            ("console=hvc0", &[]),
+        ] {
+            assert_eq!(Orders::parse(line).unwrap().exec, expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn words_that_would_have_no_effect_say_what_to_do_instead() {
+        for (line, hint) in [("root=/dev/vda1 ro", "cloister.exec"), ("init=/sbin/init", "cloister.exec")] {
+            let error = Orders::parse(line).unwrap_err();
+            assert!(error.contains(line.split(' ').next().unwrap()) && error.contains(hint), "{error}");
+        }
+        // Words that only look like them.
+        assert!(Orders::parse("rootwait rootflags=x rdinit=/init initcall_debug ro").is_ok());
+    }
+
+    /// What the match in `Orders::parse` knows is what the book lists, and the other way round.
+    #[test]
+    fn the_book_lists_every_word() {
+        let words = |text: &str, quote: char| -> std::collections::BTreeSet<String> {
+            let end =
+                |rest: &str| rest.find(|c: char| !(c.is_ascii_lowercase() || c == '-')).unwrap_or(rest.len());
+            let starts = text.match_indices("cloister.").filter(|(at, _)| text[..*at].ends_with(quote));
+            starts
+                .map(|(at, found)| &text[at + found.len()..])
+                .map(|rest| rest[..end(rest)].to_owned())
+                .collect()
+        };
+        let code = include_str!("init.rs");
+        let known = &code[code.find("match name {").unwrap()..code.find("is not known").unwrap()];
+        let known = known.rsplit_once("_ if").unwrap().0;
+        let book = include_str!("../../docs/src/your-own-guest.md");
+        let rows: String = book.lines().filter(|line| line.starts_with("| `cloister.")).collect();
+        assert!(words(known, '"').len() >= 6);
+        assert_eq!(words(known, '"'), words(&rows, '`'));
     }
 
     #[test]

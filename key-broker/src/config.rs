@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where to listen: `unix:PATH` or `tcp:HOST:PORT`.
+    /// Where to listen: `unix:PATH` (relative to the file, as all paths) or `tcp:HOST:PORT`.
     pub listen: Vec<String>,
     /// Whom to believe.
     #[serde(default)]
@@ -243,11 +243,24 @@ impl Config {
             .map_err(|e| Error::Contents { path: path.to_owned(), why: e.to_string() })?;
         let base = path.parent().unwrap_or(Path::new("")).to_owned();
         config.absolute(&base);
+        config.sockets(&base).map_err(|why| Error::Contents { path: path.to_owned(), why })?;
         if config.listen.is_empty() {
             return Err(Error::Contents { path: path.to_owned(), why: "listen names no address".into() });
         }
         config.limits.check().map_err(|why| Error::Contents { path: path.to_owned(), why })?;
         Ok(config)
+    }
+
+    /// Unix sockets are files, too.
+    fn sockets(&mut self, base: &Path) -> Result<(), String> {
+        for address in &mut self.listen {
+            if let Some(socket) = address.strip_prefix("unix:").filter(|socket| !socket.is_empty()) {
+                let socket = base.join(socket);
+                let text = socket.to_str().ok_or_else(|| format!("{}: not UTF-8", socket.display()))?;
+                *address = format!("unix:{text}");
+            }
+        }
+        Ok(())
     }
 
     fn absolute(&mut self, base: &Path) {
@@ -277,4 +290,25 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
 /// A whole text file.
 pub fn read_text(path: &Path) -> Result<String, Error> {
     String::from_utf8(read(path)?).map_err(|e| Error::Contents { path: path.to_owned(), why: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_is_relative_to_the_file() {
+        let folder = std::env::temp_dir().join(format!("cloister-broker-config-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("broker.toml");
+        let text = "listen = ['unix:s', 'unix:/abs/s', 'tcp:127.0.0.1:1']\nreference_values = ['r.json']\n\
+                    [store]\npath = 'd'\nkey_file = 'k'\n";
+        std::fs::write(&file, text).unwrap();
+        let config = Config::load(&file).unwrap();
+        let at = |name: &str| folder.join(name);
+        let socket = format!("unix:{}", at("s").display());
+        assert_eq!(config.listen, [socket.as_str(), "unix:/abs/s", "tcp:127.0.0.1:1"]);
+        assert_eq!((&config.store.path, &config.reference_values[0]), (&at("d"), &at("r.json")));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -12,6 +12,7 @@ pub mod config;
 mod connections;
 mod gate;
 mod key_file;
+mod known;
 mod listen;
 pub mod problem;
 mod server;

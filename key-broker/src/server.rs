@@ -21,6 +21,7 @@ use crate::challenge::{Nonce, Sealer};
 use crate::config::{self, Config};
 use crate::connections::Peer;
 use crate::gate::Gate;
+use crate::known;
 use crate::problem::Problem;
 use crate::spent::{InMemory, Nonces, Spent};
 use crate::store::{self, Store};
@@ -325,8 +326,10 @@ fn release(
     let session = attested.session();
     let (measurement, platform) = (attested.measurement.as_str(), attested.platform());
     if !state.policy.allows(&question(state, &attested, (repository, kind, tag))) {
+        let guest = known::describe(&state.reference, &attested.tee, measurement, &attested.claims);
         tracing::warn!(
-            resource = %name, %measurement, platform, %session, peer = %peer.name, "release denied by policy"
+            resource = %name, %measurement, guest, verdict = attested.verdict, tee = attested.tee, platform, %session,
+            peer = %peer.name, "release denied by policy"
         );
         return Err(Problem::policy_denied());
     }

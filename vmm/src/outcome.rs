@@ -21,7 +21,8 @@ pub enum Outcome {
         /// Reason code in that set.
         code: u8,
     },
-    /// Triple fault of a confidential guest: it has no other end that KVM would tell in this way.
+    /// Triple fault of a confidential guest. It crashed, or Linux reset the machine in the way that is left to it there: an
+    /// ordinary end of a TD whose init fails.
     TripleFault,
     /// KVM or the VMM could not go on.
     Failed(String),
@@ -111,7 +112,10 @@ impl fmt::Display for Outcome {
             Self::Terminated { set, code } => {
                 write!(f, "guest terminated: {set}:{code} {}", termination_reason(*set, *code))
             }
-            Self::TripleFault => write!(f, "guest shut down by a triple fault"),
+            Self::TripleFault => f.write_str(
+                "guest shut down by a triple fault: it crashed, or it asked for a reset, as a TD does whose init ends \
+                 with an error; the last lines of its console say which",
+            ),
             Self::Failed(why) => write!(f, "guest stopped: {why}"),
             Self::Signalled(signal) => write!(f, "stopped by {signal}"),
         }
@@ -135,6 +139,12 @@ mod tests {
             let outcome = Outcome::from_ghcb_termination(msr);
             assert_eq!((outcome.to_string().as_str(), outcome.exit_code()), (line, 1));
         }
+    }
+
+    #[test]
+    fn a_triple_fault_is_not_called_a_crash() {
+        let line = Outcome::TripleFault.to_string();
+        assert!(line.contains("triple fault") && line.contains("asked for a reset"), "{line}");
     }
 
     #[test]

@@ -8,8 +8,10 @@ pub struct Archive {
     entries: u32,
 }
 
+const KIND: u32 = 0o170_000;
 const DIRECTORY: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
+const LINK: u32 = 0o120_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 /// Archives end in a multiple of this, as cpio's blocks do.
 const BLOCK: usize = 512;
@@ -23,6 +25,11 @@ impl Archive {
     /// Adds a file.
     pub fn file(&mut self, path: &str, mode: u32, contents: &[u8]) {
         self.entry(path, FILE | mode, (0, 0), contents);
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(&mut self, path: &str, target: &str) {
+        self.entry(path, LINK | 0o777, (0, 0), target.as_bytes());
     }
 
     /// Adds a character device.
@@ -39,7 +46,7 @@ impl Archive {
     }
 
     fn entry(&mut self, path: &str, mode: u32, device: (u32, u32), contents: &[u8]) {
-        let links = if mode & DIRECTORY == DIRECTORY { 2 } else { 1 };
+        let links = if mode & KIND == DIRECTORY { 2 } else { 1 };
         let fields = [
             self.entries,
             mode,
@@ -83,6 +90,7 @@ mod tests {
         archive.directory("dev", 0o755);
         archive.character_device("dev/console", 0o600, (5, 1));
         archive.file("init", 0o755, b"#!/bin/sh\n");
+        archive.link("sh", "busybox");
         archive.finish()
     }
 
@@ -113,9 +121,10 @@ mod tests {
         let listing = String::from_utf8(output.stdout).unwrap();
         let lines: Vec<_> = listing.lines().collect();
         assert!(output.status.success(), "{listing}");
-        assert_eq!(lines.len(), 3, "{listing}");
+        assert_eq!(lines.len(), 4, "{listing}");
         assert!(lines[0].starts_with("drwxr-xr-x") && lines[0].ends_with("dev"));
         assert!(lines[1].starts_with("crw-------") && lines[1].contains("5,   1"));
         assert!(lines[2].starts_with("-rwxr-xr-x") && lines[2].contains(" 10 "));
+        assert!(lines[3].starts_with("lrwxrwxrwx") && lines[3].ends_with("sh -> busybox"));
     }
 }

@@ -62,6 +62,18 @@ impl<'a> Elf<'a> {
         Ok(loads)
     }
 
+    /// The dynamic linker that the program asks for; a static one asks for none.
+    pub fn interpreter(&self) -> Result<Option<String>> {
+        const PT_INTERP: u64 = 3;
+        for at in self.table(32, 54, 56)? {
+            if self.number::<4>(at)? == PT_INTERP {
+                let name = self.slice(self.number::<8>(at + 8)?, self.number::<8>(at + 32)?)?;
+                return Ok(Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
     /// A section's contents.
     pub fn section(&self, name: &str) -> Result<Option<&'a [u8]>> {
         let headers: Vec<u64> = self.table(40, 58, 60)?.collect();

@@ -6,12 +6,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cpio::Archive;
 use crate::kernel::Kernel;
 use crate::modules::Wanted;
-use crate::{command, modules, paths, progress};
+use crate::{additions, command, modules, paths, progress};
 
 /// What the guest loads: reports, disks, vsock, randomness, and the encryption of reports where it is a module (a library
 /// since Linux 6.13). Kernels before 6.7 have no configfs-tsm, nor a driver for quotes.
@@ -26,20 +26,33 @@ const MODULES: [Wanted<'_>; 8] = [
     Wanted::IfThere("configfs"),
 ];
 
-/// Builds the initramfs; its path.
+/// Builds the initramfs with nothing of one's own in it; its path.
 pub fn build(kernel: &Kernel, output: Option<PathBuf>) -> Result<PathBuf> {
+    build_with(kernel, &additions::Options::default(), output)
+}
+
+/// Builds the initramfs; its path.
+pub fn build_with(
+    kernel: &Kernel,
+    additions: &additions::Options,
+    output: Option<PathBuf>,
+) -> Result<PathBuf> {
     let init = guest_tools()?;
     let step = progress::step("building the initramfs");
-    let archive = archive(kernel, &init)?;
+    let archive = archive(kernel, &init, additions)?;
     drop(step);
     let path = output.unwrap_or_else(|| paths::target().join("cloister-initrd.img"));
     fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
-fn archive(kernel: &Kernel, init: &[u8]) -> Result<Vec<u8>> {
+fn archive(kernel: &Kernel, init: &[u8], additions: &additions::Options) -> Result<Vec<u8>> {
     let modules = match &kernel.modules {
-        Some(directory) => modules::collect(directory, &MODULES)?,
+        Some(directory) => {
+            let own = additions.module.iter().map(|name| Wanted::Needed(name));
+            modules::collect(directory, &MODULES.into_iter().chain(own).collect::<Vec<_>>())?
+        }
+        None if !additions.module.is_empty() => bail!("--module: where are the kernel's? Say --modules DIR"),
         None => Vec::new(),
     };
     let mut archive = Archive::default();
@@ -54,6 +67,7 @@ fn archive(kernel: &Kernel, init: &[u8]) -> Result<Vec<u8>> {
         archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.bytes);
     }
     archive.file("modules/order", 0o644, order.as_bytes());
+    additions::write(additions, &mut archive)?;
     Ok(archive.finish())
 }
 
@@ -93,9 +107,9 @@ mod tests {
     #[test]
     fn the_same_inputs_give_the_same_bytes() {
         let kernel = Kernel { image: PathBuf::new(), modules: None, version: String::new() };
-        let first = archive(&kernel, b"\x7fELF init").unwrap();
-        assert_eq!(first, archive(&kernel, b"\x7fELF init").unwrap());
-        assert_ne!(first, archive(&kernel, b"\x7fELF other").unwrap());
+        let first = archive(&kernel, b"\x7fELF init", &additions::Options::default()).unwrap();
+        assert_eq!(first, archive(&kernel, b"\x7fELF init", &additions::Options::default()).unwrap());
+        assert_ne!(first, archive(&kernel, b"\x7fELF other", &additions::Options::default()).unwrap());
     }
 
     #[test]
@@ -103,6 +117,10 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let modules = Some(empty.path().to_owned());
         let kernel = Kernel { image: PathBuf::new(), modules, version: String::new() };
-        assert!(archive(&kernel, b"init").unwrap_err().to_string().contains("no module"));
+        let none = additions::Options::default();
+        assert!(archive(&kernel, b"init", &none).unwrap_err().to_string().contains("no module"));
+        let kernel = Kernel { modules: None, ..kernel };
+        let own = additions::Options { module: vec!["dm-crypt".into()], ..none };
+        assert!(archive(&kernel, b"init", &own).unwrap_err().to_string().contains("--modules DIR"));
     }
 }

@@ -66,7 +66,7 @@ impl Debian {
     fn is(self, version: (u32, u32)) -> bool {
         match self {
             Self::Oldest => version == (6, 1),
-            Self::Usual => (6, 12) <= version && version < (6, 20),
+            Self::Usual => ((6, 12)..(6, 20)).contains(&version),
             Self::Newest => (6, 12) <= version,
         }
     }

@@ -1,8 +1,10 @@
 //! `cargo xtask`: everything a developer does with this repository that is more than `cargo build`.
 
+mod additions;
 mod apt;
 mod bench;
 mod book;
+mod book_commands;
 mod boot;
 mod command;
 mod cpio;
@@ -56,6 +58,9 @@ enum Command {
         /// Kernel to take modules from, as for `kernel`.
         #[command(flatten)]
         kernel: kernel::Options,
+        /// What else goes into it.
+        #[command(flatten)]
+        additions: additions::Options,
         /// Where to write it.
         #[arg(long)]
         output: Option<PathBuf>,
@@ -77,9 +82,9 @@ fn run(command: Command) -> Result<()> {
             let kernel = kernel::obtain(&options)?;
             println!("{} ({})", kernel.image.display(), kernel.version);
         }
-        Command::Image { kernel, output } => {
+        Command::Image { kernel, additions, output } => {
             let kernel = kernel::obtain(&kernel)?;
-            let image = image::build(&kernel, output)?;
+            let image = image::build_with(&kernel, &additions, output)?;
             println!("{}", image.display());
         }
     }
@@ -93,5 +98,16 @@ fn main() -> ExitCode {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::{book, command, demo, firmware, licences, measurement, paths, pc, purity, qemu};
+use crate::{book, book_commands, command, demo, firmware, licences, measurement, paths, pc, purity, qemu};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -43,6 +43,14 @@ const CHECKS: &[Check] = &[
     ("tests on /dev/kvm", || command::run(&mut cargo(&["test", "--release", "-p", "cloister"]))),
 ];
 
+/// What takes minutes and rarely changes: run with `--long`, or by name.
+const LONG: &[Check] = &[("book-commands", book_commands::check)];
+
+/// All checks.
+fn all() -> impl Iterator<Item = &'static Check> {
+    CHECKS.iter().chain(LONG)
+}
+
 /// Evidence and digests that others made, which may not be committed: where a folder of them is absent, the tests that need it
 /// pass without having looked at anything.
 const VECTORS: &[(&str, &str)] = &[
@@ -77,15 +85,26 @@ fn cargo(arguments: &[&str]) -> Command {
 #[group(id = "test")]
 pub struct Options {
     /// Only these, in their order.
-    #[arg(value_name = "CHECK", value_parser = clap::builder::PossibleValuesParser::new(CHECKS.iter().map(|check| check.0)))]
+    #[arg(value_name = "CHECK", value_parser = clap::builder::PossibleValuesParser::new(all().map(|check| check.0)))]
     checks: Vec<String>,
+    /// The long checks, too.
+    #[arg(long, conflicts_with = "checks")]
+    long: bool,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        match self.checks.is_empty() {
+            true => self.long || CHECKS.iter().any(|check| check.0 == name),
+            false => self.checks.iter().any(|check| check == name),
+        }
+    }
 }
 
 /// Runs the checks; stops at the first that fails.
 pub fn run(options: &Options) -> Result<()> {
     let begin = Instant::now();
-    let wanted = |name: &str| options.checks.is_empty() || options.checks.iter().any(|check| check == name);
-    let checks: Vec<&Check> = CHECKS.iter().filter(|check| wanted(check.0)).collect();
+    let checks: Vec<&Check> = all().filter(|check| options.wants(check.0)).collect();
     for (name, check) in &checks {
         println!("== {name}");
         let start = Instant::now();
@@ -93,7 +112,7 @@ pub fn run(options: &Options) -> Result<()> {
         println!("== {name}: good ({:.0} s)", start.elapsed().as_secs_f64());
     }
     // Where it is seen: behind everything else.
-    if wanted("tests") {
+    if options.wants("tests") {
         let vectors = paths::workspace().join("../shared/vectors");
         skipped(|folder| vectors.join(folder).is_dir()).iter().for_each(|line| println!("{line}"));
     }
@@ -104,6 +123,18 @@ pub fn run(options: &Options) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_checks_run_when_they_are_asked_for() {
+        let wants = |checks: &[&str], long, name: &str| {
+            Options { checks: checks.iter().map(|&check| check.to_owned()).collect(), long }.wants(name)
+        };
+        assert!(wants(&[], false, "demo") && !wants(&[], false, "book-commands"));
+        assert!(wants(&[], true, "demo") && wants(&[], true, "book-commands"));
+        assert!(
+            !wants(&["book-commands"], false, "demo") && wants(&["book-commands"], false, "book-commands")
+        );
+    }
 
     #[test]
     fn each_absent_folder_of_vectors_is_named() {

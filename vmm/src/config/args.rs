@@ -1,6 +1,6 @@
 //! The command line, which is also the schema of the TOML file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
@@ -26,7 +26,8 @@ pub enum Tee {
     Tdx,
 }
 
-/// Flags of `cloister run`, and the keys of its TOML file.
+/// Flags of `cloister run`, and the keys of its TOML file. Relative paths on the command line are relative to the current
+/// directory, those in the file to the file's.
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct RunArgs {
@@ -55,7 +56,7 @@ pub struct RunArgs {
     /// Guest memory, such as 512M or 2G [default: 512M]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
-    /// Raw disk image: `path=FILE[,readonly=on][,id=TEXT]`; may be given several times
+    /// Raw disk image: `[path=]FILE[,readonly=on][,id=TEXT]`; may be given several times
     #[arg(long, value_name = "OPTIONS")]
     pub disk: Vec<DiskArgs>,
     /// vsock device: cid=N,socket=PATH. The guest's connections to host port P arrive at PATH_P; the host
@@ -132,9 +133,37 @@ impl RunArgs {
                 .count();
             ConfigError::Toml { path: path.clone(), message: format!("line {line}: not UTF-8") }
         })?;
-        let file: Self = toml::from_str(&text)
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut file: Self = toml::from_str(&text)
             .map_err(|error| ConfigError::Toml { path, message: one_line(&text, &error) })?;
+        file.beside(&base);
         Ok(self.over(file))
+    }
+
+    /// Takes every relative path as relative to `base`.
+    fn beside(&mut self, base: &Path) {
+        let named = [
+            &mut self.firmware,
+            &mut self.kernel,
+            &mut self.initrd,
+            &mut self.id_block,
+            &mut self.id_auth,
+            &mut self.transcript,
+            &mut self.dump_shared,
+        ];
+        let disks = self.disk.iter_mut().map(|disk| &mut disk.path);
+        let sockets = self.vsock.iter_mut().map(|vsock| &mut vsock.socket);
+        let backends = [&mut self.serial, &mut self.console].into_iter().flatten();
+        let outputs = backends.filter_map(|backend| match backend {
+            Backend::File(path) => Some(path),
+            Backend::Stdio | Backend::RawStdio | Backend::Null => None,
+        });
+        let quotes = self.quote_service.iter_mut().filter_map(|service| match service {
+            QuoteService::Unix(path) => Some(path),
+            QuoteService::Vsock { .. } => None,
+        });
+        let all = named.into_iter().flatten().chain(disks).chain(sockets).chain(outputs).chain(quotes);
+        all.for_each(|path| *path = base.join(&*path));
     }
 
     /// `self` where it says something, else `file`.
@@ -296,7 +325,13 @@ impl FromStr for DiskArgs {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let pairs = pairs(text, &["path", "readonly", "id"])?;
+        // What begins without a key is the path.
+        let first = text.split(',').next().unwrap_or_default();
+        let named = match first.is_empty() || first.contains('=') {
+            true => text.to_owned(),
+            false => format!("path={text}"),
+        };
+        let pairs = pairs(&named, &["path", "readonly", "id"])?;
         let readonly = match value(&pairs, "readonly") {
             None | Some("off") => false,
             Some("on") => true,
@@ -331,7 +366,19 @@ mod tests {
         };
         assert_eq!("path=a.img".parse(), Ok(disk("a.img", false, None)));
         assert_eq!("readonly=on,id=x,path=a".parse(), Ok(disk("a", true, Some("x"))));
-        for text in ["", "a.img", "readonly=on", "path=a,path=b", "path=a,colour=red", "path=a,readonly=1"] {
+        assert_eq!("dir/a.img".parse(), Ok(disk("dir/a.img", false, None)));
+        assert_eq!("a.img,readonly=on".parse(), Ok(disk("a.img", true, None)));
+        for text in [
+            "",
+            ",",
+            "a.img,b.img",
+            "a.img,path=b",
+            "readonly=on,a",
+            "readonly=on",
+            "path=a,path=b",
+            "path=a,colour=red",
+            "path=a,readonly=1",
+        ] {
             assert!(text.parse::<DiskArgs>().is_err(), "{text}");
         }
         assert_eq!("cid=3,socket=s".parse(), Ok(VsockArgs { cid: 3, socket: "s".into() }));
@@ -362,6 +409,22 @@ mod tests {
         for text in ["", "unix:", "/run/qgs", "vsock:2", "vsock:2:x", "vsock::4050", "tcp:1:2"] {
             assert!(text.parse::<QuoteService>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn paths_in_a_file_are_relative_to_it() {
+        let text = "firmware = 'F'\nkernel = 'F'\ninitrd = '/F'\nid-block = 'F'\nid-auth = 'F'\ntranscript = 'F'\n\
+                    dump-shared = 'F'\nconsole = 'file=F'\nserial = 'null'\nquote-service = 'unix:F'\n\
+                    disk = [{ path = 'F' }, { path = 'F' }]\nvsock = { cid = 3, socket = 'F' }\n";
+        let mut file: RunArgs = toml::from_str(text).unwrap();
+        file.beside(Path::new("there"));
+        let debug = format!("{file:?}");
+        assert_eq!(
+            (debug.matches("\"there/F\"").count(), debug.matches("\"F\"").count()),
+            (11, 0),
+            "{debug}"
+        );
+        assert_eq!(file.initrd, Some("/F".into()));
     }
 
     #[test]

@@ -60,7 +60,8 @@ pub enum ConfigError {
     #[error("--cpus {0}: a guest has 1 to {CPUS_MAX} CPUs")]
     Cpus(u32),
     #[error(
-        "--memory {0} bytes: a guest has {min} MiB to {max} GiB of memory, in whole pages of 4 KiB",
+        "--memory {0} bytes: a guest has {min} MiB to {max} GiB of memory, in whole pages of 4 KiB; a size without \
+         a suffix is in bytes, so write 512M or 2G",
         min = MEMORY_MIN >> 20, max = MEMORY_MAX >> 30
     )]
     Memory(u64),

@@ -11,6 +11,10 @@ fn bad_numbers_are_refused() {
     for size in [0, 4096, (512 << 20) + 1, MEMORY_MAX + 4096] {
         let line = load(RunArgs { memory: Some(units::Size(size)), ..RunArgs::default() });
         assert_eq!(line, ConfigError::Memory(size).to_string());
+        assert!(
+            line.contains("without a suffix is in bytes, so write 512M"),
+            "`memory = 512` is bytes: {line}"
+        );
     }
     assert_eq!(load(RunArgs::default()), "no firmware given: use --firmware ROM");
 }
