@@ -99,6 +99,9 @@ impl Launch {
         let bytes = input::read(firmware, input::FIRMWARE)?;
         let rom = Rom::parse(&bytes).with_context(|| format!("{} is unusable", firmware.display()))?;
         let KernelFiles { kernel, initrd, cmdline } = self.guest.kernel.read()?;
+        if let Some(warning) = self.processor.warning(self.vmm)? {
+            eprintln!("cloister-attest: {warning}");
+        }
         let inputs = LaunchInputs {
             rom: &rom,
             kernel: kernel.map(|kernel| KernelHashes::of(&kernel, initrd.as_deref(), cmdline)),
@@ -113,6 +116,16 @@ impl Launch {
 }
 
 impl Processor {
+    /// A model's name is one stepping, and `cloister` gives its guests the processor that there is.
+    fn warning(&self, vmm: Vmm) -> anyhow::Result<Option<String>> {
+        let (Vmm::Cloister, Some(name)) = (vmm, &self.cpu_model) else { return Ok(None) };
+        Ok(Some(format!(
+            "warning: --cpu-model {name} is {:#x}, QEMU's processor of that name; cloister's guests see the host's own (softkvm's \
+             is 0xa10f11), which --cpu-sig gives: CPUID Fn0000_0001_EAX",
+            self.model()?.0
+        )))
+    }
+
     /// The signature.
     pub fn model(&self) -> anyhow::Result<VcpuModel> {
         match (&self.cpu_model, self.cpu_sig) {
@@ -128,5 +141,20 @@ impl Processor {
             }
             (None, None) => Ok(DEFAULT_CPU),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_s_name_is_no_host_s_processor() {
+        let named = Processor { cpu_model: Some("EPYC-Genoa".into()), cpu_sig: None };
+        let warning = named.warning(Vmm::Cloister).unwrap().unwrap_or_default();
+        assert!(warning.contains("is 0xa10f10") && warning.contains("0xa10f11"), "{warning}");
+        assert_eq!(named.warning(Vmm::Qemu).unwrap(), None);
+        let exact = Processor { cpu_model: None, cpu_sig: Some(0xa1_0f11) };
+        assert_eq!(exact.warning(Vmm::Cloister).unwrap(), None);
     }
 }
