@@ -38,12 +38,12 @@ pub const fn memory_types(address_bits: u32) -> [(u32, u64); 3] {
     const ENABLED: u64 = 1 << 11;
     const HOLE: u64 = HIGH_RAM - LOW_RAM_MAX;
     const _: () = assert!(HOLE.is_power_of_two() && LOW_RAM_MAX.is_multiple_of(HOLE));
-    let bits = match address_bits {
-        ..36 => 36,
-        36..=52 => address_bits,
-        _ => 52,
+    let unused = match 64_u32.saturating_sub(address_bits) {
+        ..12 => 12,
+        unused @ 12..=28 => unused,
+        _ => 28,
     };
-    let mask = u64::MAX.wrapping_shr(64 - bits) & !(HOLE - 1);
+    let mask = u64::MAX.wrapping_shr(unused) & !(HOLE - 1);
     [(BASE_0, LOW_RAM_MAX | UNCACHED), (MASK_0, mask | VALID), (DEFAULT_TYPE, ENABLED | WRITE_BACK)]
 }
 
