@@ -241,6 +241,7 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::os::fd::OwnedFd;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn file(end: impl Into<OwnedFd>) -> File {
         File::from(end.into())
@@ -291,17 +292,29 @@ mod tests {
         (0..100).for_each(|_| sink.push(&[7; 2000]));
         assert!(sink.0.lock().dropped > 0);
         sink.finish();
-        let mut piece = vec![0; 128 << 10];
-        let mut got = reader.read(&mut piece).unwrap();
-        while sink.0.lock().stalled || sink.0.lock().writing != 0 {
-            got += reader.read(&mut piece).unwrap();
+        // It reads on a thread of its own: what comes, and when, is the writer's to decide.
+        let got = Arc::new(AtomicUsize::new(0));
+        let count = got.clone();
+        std::thread::spawn(move || {
+            let mut piece = vec![0; 128 << 10];
+            while let Ok(n @ 1..) = reader.read(&mut piece) {
+                count.fetch_add(n, Ordering::SeqCst);
+            }
+        });
+        let served_again = || {
+            let state = sink.0.lock();
+            !state.stalled && state.writing == 0 && state.waiting.is_empty()
+        };
+        while !served_again() {
+            std::thread::sleep(Duration::from_millis(1));
         }
         sink.push(b"alive");
         sink.finish();
         let dropped = sink.0.lock().dropped as usize;
-        while got + dropped < 200_000 + 5 {
-            got += reader.read(&mut piece).unwrap();
+        while got.load(Ordering::SeqCst) + dropped < 200_000 + 5 {
+            std::thread::sleep(Duration::from_millis(1));
         }
+        let got = got.load(Ordering::SeqCst);
         assert_eq!(got + dropped, 200_000 + 5, "every byte is written or counted");
     }
 
