@@ -239,8 +239,11 @@ fn json_evidence(bytes: &[u8]) -> anyhow::Result<Option<Contents>> {
     Ok(None)
 }
 
-/// Fields of a protobuf message: numbers, and the bytes of those that have a length.
-fn fields(mut rest: &[u8]) -> Option<Vec<(u64, Option<&[u8]>)>> {
+/// More than any evidence has.
+const FIELDS_MAX: usize = 256;
+
+/// The fields of a protobuf message that have a length; `None` for what is no such message.
+fn fields(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
     fn varint(rest: &mut &[u8]) -> Option<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
@@ -253,38 +256,35 @@ fn fields(mut rest: &[u8]) -> Option<Vec<(u64, Option<&[u8]>)>> {
         }
         None
     }
-    let mut fields = Vec::new();
+    let (mut fields, mut count) = (Vec::new(), 0);
     while !rest.is_empty() {
         let key = varint(&mut rest)?;
-        let bytes = match key & 7 {
-            0 => varint(&mut rest).map(|_| None)?,
-            wire @ (1 | 5) => {
-                rest = rest.get(if wire == 1 { 8 } else { 4 }..)?;
-                None
-            }
+        count += 1;
+        if key >> 3 == 0 || count > FIELDS_MAX {
+            return None;
+        }
+        match key & 7 {
+            0 => drop(varint(&mut rest)?),
+            wire @ (1 | 5) => rest = rest.get(if wire == 1 { 8 } else { 4 }..)?,
             2 => {
                 let length = usize::try_from(varint(&mut rest)?).ok()?;
                 let (taken, after) = rest.split_at_checked(length)?;
+                fields.push(taken);
                 rest = after;
-                Some(taken)
             }
             _ => return None,
-        };
-        if key >> 3 == 0 || fields.len() == 256 {
-            return None;
         }
-        fields.push((key >> 3, bytes));
     }
     Some(fields)
 }
 
 /// Reports and quotes that a message holds whole, however deep.
 fn evidence_in<'a>(message: &'a [u8], depth: usize, found: &mut Vec<&'a [u8]>) {
-    for (_, bytes) in fields(message).into_iter().flatten() {
-        match bytes {
-            Some(bytes) if is_bare(bytes) => found.push(bytes),
-            Some(bytes) if depth > 0 => evidence_in(bytes, depth - 1, found),
-            _ => {}
+    for bytes in fields(message).into_iter().flatten() {
+        match is_bare(bytes) {
+            true => found.push(bytes),
+            false if depth > 0 => evidence_in(bytes, depth - 1, found),
+            false => {}
         }
     }
 }
@@ -301,8 +301,8 @@ fn protobuf(bytes: &[u8]) -> anyhow::Result<Option<Contents>> {
         _ => bail!("a protobuf message with {} reports or quotes: give the one that is meant", found.len()),
     }
     // REPORT_DATA and MEASUREMENT, or a TD's RTMRs, as fields of their own.
-    let apart = top.iter().filter_map(|(_, bytes)| fields((*bytes)?)).any(|inner| {
-        let has = |length| inner.iter().any(|(_, bytes)| bytes.is_some_and(|b| b.len() == length));
+    let apart = top.iter().filter_map(|bytes| fields(bytes)).any(|inner| {
+        let has = |length| inner.iter().any(|bytes| bytes.len() == length);
         has(64) && has(48)
     });
     match apart {
