@@ -126,8 +126,9 @@ impl Connections {
             if own >= self.limits.connections_per_peer {
                 make_room(open, owner)?;
             } else if open.len() >= self.limits.connections {
-                let greediest =
-                    open.values().map(|entry| entry.owner).max_by_key(|owner| count(open, *owner))?;
+                // Of those that have one waiting: a peer whose requests are all being answered has none to give.
+                let waiting = open.values().filter(|entry| !entry.busy.load(Ordering::Relaxed));
+                let greediest = waiting.map(|entry| entry.owner).max_by_key(|owner| count(open, *owner))?;
                 make_room(open, greediest)?;
             }
             *last = last.wrapping_add(1);
@@ -280,6 +281,17 @@ mod tests {
         assert_eq!(numbers(&all), [2, 3, 4, 5]);
         drop((places, newcomer));
         assert_eq!(numbers(&all), [0u64; 0], "places are given back");
+    }
+
+    #[test]
+    fn a_greedy_peer_that_is_being_answered_does_not_keep_the_others_waiting_ones() {
+        let all = connections(4, 3);
+        let greedy = [1, 1].map(|user| all.admit(Owner::User(user), "".into()).unwrap());
+        let idle = [2, 3].map(|user| all.admit(Owner::User(user), "".into()).unwrap());
+        greedy.iter().for_each(|place| place.peer.has_asked());
+        let newcomer = all.admit(Owner::User(4), "".into());
+        assert!(newcomer.is_some(), "two wait, and one of them makes room");
+        drop((greedy, idle, newcomer));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Listening: unix sockets and TCP, until a signal.
 
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,30 @@ const OTHER_DESCRIPTORS: usize = 64;
 /// After a failure to accept that is not the client's: until somebody has closed something.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Removes a socket file when the broker ends.
-struct SocketFile(PathBuf);
+/// Removes a socket file when the broker ends, unless another is in its place by then.
+struct SocketFile {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+/// Which file it is, whatever its name.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+impl SocketFile {
+    /// The one that is there now.
+    fn of(path: &Path) -> Self {
+        Self { path: path.to_owned(), identity: identity(path) }
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Nothing can be done about a failure here.
-        let _ = std::fs::remove_file(&self.0);
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            // Nothing can be done about a failure here.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -32,8 +49,10 @@ impl Drop for SocketFile {
 fn bind_unix(path: &Path) -> Result<UnixListener, String> {
     let stale = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     if stale {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(format!("unix:{}: another process listens there", path.display()));
+        // Refused: nobody listens. Anything else, a socket of another kind among it, is some program's.
+        let refused = std::os::unix::net::UnixStream::connect(path).err().map(|error| error.kind());
+        if refused != Some(std::io::ErrorKind::ConnectionRefused) {
+            return Err(format!("unix:{}: another process has it", path.display()));
         }
         std::fs::remove_file(path).map_err(|e| format!("unix:{}: {e}", path.display()))?;
     }
@@ -71,7 +90,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
         match address.split_once(':') {
             Some(("unix", path)) => {
                 let listener = bind_unix(Path::new(path))?;
-                files.push(SocketFile(path.into()));
+                files.push(SocketFile::of(Path::new(path)));
                 tokio::spawn(accept_unix(listener, limits, app.clone()));
             }
             Some(("tcp", at)) => {
@@ -129,6 +148,30 @@ async fn pause(error: &std::io::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_listens_at_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stale, datagrams) = (dir.path().join("stale"), dir.path().join("datagrams"));
+        drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        assert!(bind_unix(&stale).is_ok());
+        let program = UnixDatagram::bind(&datagrams).unwrap();
+        assert!(bind_unix(&datagrams).is_err(), "a program has this one");
+        assert!(UnixDatagram::unbound().unwrap().send_to(b"x", &datagrams).is_ok());
+        drop(program);
+    }
+
+    #[tokio::test]
+    async fn a_successor_s_socket_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (_first, file) = (bind_unix(&path).unwrap(), SocketFile::of(&path));
+        std::fs::remove_file(&path).unwrap();
+        let _second = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        drop(file);
+        assert!(path.exists());
+    }
 
     #[test]
     fn listeners_that_could_starve_each_other_are_refused() {

@@ -1,5 +1,5 @@
 //! What a guest of this VMM can have, in one place. Whatever is beyond is refused before anything is made, by a message that names
-//! the limit. The book's table is tested against [`TABLE`].
+//! the limit. The book has the same table; a test compares them.
 
 pub use cloister_attestation::abi::{MEMORY_MAX, MEMORY_MIN};
 

@@ -108,7 +108,7 @@ pub fn line(text: &str) -> String {
     let mut escaper = Escaper::default();
     escaper.escape(text.as_bytes(), &mut out);
     escaper.finish(&mut out);
-    String::from_utf8_lossy(&out).replace('\n', "\\n")
+    String::from_utf8_lossy(&out).replace('\n', "\\n").replace('\r', "\\r")
 }
 
 #[cfg(test)]
@@ -165,5 +165,6 @@ mod tests {
     #[test]
     fn a_message_is_one_line() {
         assert_eq!(line("a\nb\x1b[m"), "a\\nb\\x1b[m");
+        assert_eq!(line("a\r\ncloister: b\r\n"), "a\\r\\ncloister: b\\r\\n", "nor one that begins anew");
     }
 }

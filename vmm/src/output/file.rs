@@ -79,6 +79,7 @@ fn existing(path: &Path, force: bool) -> io::Result<File> {
         _ if kind.is_dir() => return refuse("is a directory"),
         _ if kind.is_socket() || kind.is_block_device() => return refuse("is neither a file nor a pipe"),
         _ if kind.is_fifo() && !own => return refuse("is a pipe of another user"),
+        _ if kind.is_file() && !own => return refuse("is a file of another user"),
         _ if kind.is_file() && !force => return refuse("exists already; use --force to overwrite it"),
         _ => {}
     }
@@ -140,6 +141,18 @@ mod tests {
         drop(OutputFile::create(&path, true).unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), b"", "and it stays");
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn another_user_s_file_stays_theirs_even_with_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trap");
+        std::fs::write(&path, "theirs").unwrap();
+        if std::os::unix::fs::chown(&path, Some(65_534), None).is_err() {
+            return; // only root can give a file away
+        }
+        assert!(refusal(&path, true).contains("another user"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
     }
 
     #[test]

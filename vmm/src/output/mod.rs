@@ -2,7 +2,7 @@
 //!
 //! A thread that serves a guest never waits for a host's reader without a bound ([`sink`]); guest text reaches a terminal
 //! without what would steer it ([`escape`]); no file is followed through a link, read by others or overwritten unasked
-//! ([`file`]).
+//! ([`mod@file`]).
 
 pub mod escape;
 pub mod file;

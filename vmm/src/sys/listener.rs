@@ -86,7 +86,8 @@ fn lock_directory(path: &Path) -> io::Result<File> {
             Err(TryLockError::Error(_)) => return Ok(directory),
         }
     }
-    Err(io::Error::other("another program holds the lock of its directory"))
+    // Whoever may read the directory can hold its lock. No launch holds it for so long: one that does is no reason to stop.
+    Ok(directory)
 }
 
 #[cfg(test)]
@@ -122,6 +123,17 @@ mod tests {
         // Filled up, it is still a program's.
         let _queue: Vec<_> = (0..1000).map_while(|_| connect_unix(&busy).ok()).collect();
         assert!(SocketFile::bind(&busy).is_err() && busy.exists());
+    }
+
+    #[test]
+    fn whoever_holds_a_directory_s_lock_stops_no_launch() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        // All that this takes is to be allowed to read the directory.
+        let other = File::open(dir.path()).unwrap();
+        other.lock().unwrap();
+        assert!(SocketFile::bind(&path).is_ok());
     }
 
     #[test]
