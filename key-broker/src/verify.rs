@@ -1,7 +1,7 @@
 //! The verifier: evidence in, claims out. All reasons for a refusal go to the log and, by code, to the guest.
 //!
 //! What a policy leaves open about a platform's TCB or about revocation is refused, unless the configuration accepts it in
-//! words. That is so when the broker starts ([`startup`]) and for every piece of evidence: what was current then may not be now.
+//! words. That is so when the broker starts (`startup`) and for every piece of evidence: what was current then may not be now.
 
 mod startup;
 

@@ -132,7 +132,7 @@ fn keep(signal: c_int) -> bool {
     install(signal, trampoline as *const () as usize)
 }
 
-/// For [`cpuid`], which answers instructions of the client's.
+/// For `cpuid`, which answers instructions of the client's.
 pub fn catch_illegal_instructions() -> bool {
     keep(libc::SIGILL)
 }
