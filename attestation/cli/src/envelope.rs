@@ -164,7 +164,7 @@ fn report_and_table(bytes: &[u8]) -> anyhow::Result<Option<Contents>> {
     }
 }
 
-/// What GetQuote exchanges with its service (TDX GHCI, TDG.VP.VMCALL<GetQuote>), and quotes behind other bytes.
+/// What GetQuote exchanges with its service (TDX GHCI, `TDG.VP.VMCALL<GetQuote>`), and quotes behind other bytes.
 fn quote_buffer(bytes: &[u8]) -> anyhow::Result<Option<Contents>> {
     const HEADER: usize = 24;
     const SEARCHED: usize = 256;
