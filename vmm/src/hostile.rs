@@ -70,7 +70,7 @@ impl Hostile {
         match self {
             Self::Kernel => flip(&mut image),
             Self::Initrd => flip(initrd.as_deref_mut().unwrap_or_default()),
-            Self::Cmdline => cmdline.push_str(" init=/bin/sh"),
+            Self::Cmdline => cmdline.push_str(" cloister.console=verbose"),
             _ => {}
         }
         Kernel { image, initrd, cmdline }
