@@ -22,7 +22,6 @@ const COMPANIONS: [&str; 3] = ["qemu-system-common", "qemu-system-data", "seabio
 const FIRMWARE: &str = "ovmf";
 /// SeaBIOS and the option ROMs, in Debian's layout.
 const DATA: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
-const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// The dynamic linker of a tree that has its own libc.
 const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 /// Suites that have a QEMU for confidential guests.
@@ -86,9 +85,12 @@ impl Qemu {
         match &self.root {
             None => words.push(PROGRAM.into()),
             Some(root) => {
-                let (loader, libraries) = (root.join(LOADER), root.join(LIBRARIES));
+                // Packages of releases before the merged /usr have some of theirs below /lib.
+                let libraries = ["", "usr"].map(|prefix| root.join(prefix).join("lib/x86_64-linux-gnu"));
+                let libraries = libraries.map(OsString::from).join(&OsString::from(":"));
+                let loader = root.join(LOADER);
                 if loader.exists() {
-                    words.extend([loader.into(), "--library-path".into(), libraries.into()]);
+                    words.extend([loader.into(), "--library-path".into(), libraries]);
                 } else {
                     library_path = Some(libraries);
                 }
