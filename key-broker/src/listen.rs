@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Limits};
@@ -46,11 +46,12 @@ impl Drop for SocketFile {
 }
 
 /// A socket file that nobody listens on any more is in the way; one that is in use is not ours to take.
-fn bind_unix(path: &Path) -> Result<UnixListener, String> {
+async fn bind_unix(path: &Path) -> Result<UnixListener, String> {
     let stale = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     if stale {
-        // Refused: nobody listens. Anything else, a socket of another kind among it, is some program's.
-        let refused = std::os::unix::net::UnixStream::connect(path).err().map(|error| error.kind());
+        // Refused: nobody listens. Anything else, a socket of another kind or a full queue among it, is some program's. Does
+        // not wait for room in the queue.
+        let refused = UnixStream::connect(path).await.err().map(|error| error.kind());
         if refused != Some(std::io::ErrorKind::ConnectionRefused) {
             return Err(format!("unix:{}: another process has it", path.display()));
         }
@@ -89,7 +90,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
     for address in &addresses {
         match address.split_once(':') {
             Some(("unix", path)) => {
-                let listener = bind_unix(Path::new(path))?;
+                let listener = bind_unix(Path::new(path)).await?;
                 files.push(SocketFile::of(Path::new(path)));
                 tokio::spawn(accept_unix(listener, limits, app.clone()));
             }
@@ -155,18 +156,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (stale, datagrams) = (dir.path().join("stale"), dir.path().join("datagrams"));
         drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-        assert!(bind_unix(&stale).is_ok());
+        assert!(bind_unix(&stale).await.is_ok());
         let program = UnixDatagram::bind(&datagrams).unwrap();
-        assert!(bind_unix(&datagrams).is_err(), "a program has this one");
+        assert!(bind_unix(&datagrams).await.is_err(), "a program has this one");
         assert!(UnixDatagram::unbound().unwrap().send_to(b"x", &datagrams).is_ok());
         drop(program);
+        // So full that a connection would wait.
+        let busy = dir.path().join("busy");
+        let _listener = std::os::unix::net::UnixListener::bind(&busy).unwrap();
+        let mut queue = Vec::new();
+        while let Ok(stream) = UnixStream::connect(&busy).await {
+            queue.push(stream);
+        }
+        assert!(bind_unix(&busy).await.is_err() && busy.exists());
     }
 
     #[tokio::test]
     async fn a_successor_s_socket_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let (_first, file) = (bind_unix(&path).unwrap(), SocketFile::of(&path));
+        let (_first, file) = (bind_unix(&path).await.unwrap(), SocketFile::of(&path));
         std::fs::remove_file(&path).unwrap();
         let _second = std::os::unix::net::UnixListener::bind(&path).unwrap();
         drop(file);

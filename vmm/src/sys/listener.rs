@@ -71,6 +71,10 @@ fn check_stale(path: &Path, metadata: &Metadata) -> io::Result<()> {
 
 fn remove_stale(path: &Path, metadata: &Metadata) -> io::Result<()> {
     check_stale(path, metadata)?;
+    // Where the lock could not be had, another launch may have replaced it meanwhile.
+    if identity(&std::fs::symlink_metadata(path)?) != identity(metadata) {
+        return Err(io::Error::other("was replaced while it was looked at; is another guest using it?"));
+    }
     std::fs::remove_file(path)
 }
 
